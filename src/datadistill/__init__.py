@@ -1,0 +1,1 @@
+"""Small data sets that train models nearly as well as the big one."""

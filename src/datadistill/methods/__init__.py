@@ -1,0 +1,35 @@
+"""Every method, by name. A new one is a file here and a line below; other packages add theirs by the entry point `datadistill.methods`."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from ..errors import UsageError
+from ..text import safe
+from .base import Method, Paper
+from .random import Random
+
+BUILT_IN: tuple[type[Method], ...] = (Random,)
+
+
+def all_methods() -> dict[str, type[Method]]:
+    """name -> class, ours first, then those that installed packages offer."""
+    found = {m.name: m for m in BUILT_IN}
+    for entry in entry_points(group="datadistill.methods"):
+        method = entry.load()
+        found.setdefault(method.name, method)
+    return found
+
+
+def get(name: str, **hyperparameters: object) -> Method:
+    """The method of that name with these hyper-parameters."""
+    methods = all_methods()
+    if name not in methods:
+        raise UsageError(f"no method {safe(name)!r}", f"one of {', '.join(methods)}", "`datadistill methods` describes them")
+    try:
+        return methods[name](**hyperparameters)
+    except TypeError as error:
+        raise UsageError(f"{name}: {error}", f"hyper-parameters {', '.join(methods[name].hyperparameters()) or '(none)'}") from error
+
+
+__all__ = ["BUILT_IN", "Method", "Paper", "Random", "all_methods", "get"]

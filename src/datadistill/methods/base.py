@@ -1,0 +1,105 @@
+"""What a method is: hyper-parameters as fields with the paper's defaults, and one function from a task to a set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, ClassVar, Self, get_type_hints
+
+from ..data.task import Task
+from ..errors import UsageError
+from ..modalities import ALL, Modality
+from ..run import Run
+from ..synthetic import SyntheticSet
+from ..text import safe
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from."""
+
+    title: str
+    venue: str
+    arxiv: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.title} ({self.venue}{', arXiv ' + self.arxiv if self.arxiv else ''})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """One way to make a small set. Subclasses are final, frozen dataclasses; the fields are the hyper-parameters.
+
+    name         what `--method` takes          family  selection, distribution, gradient, trajectory, kernel, decoupled, generative
+    needs        traits a modality must have    scales_over  what grows with the machine ("classes", "experts", None)
+    """
+
+    name: ClassVar[str]
+    family: ClassVar[str]
+    paper: ClassVar[Paper]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    scales_over: ClassVar[str | None] = None
+
+    @abstractmethod
+    def distill(self, task: Task, run: Run) -> SyntheticSet:
+        """The set, of exactly `task.quota` items per class; the task is not changed and no global randomness is used."""
+
+    def nets_used(self, modality: Modality) -> tuple[str, ...]:
+        """The student families this method looks through: the judge adds families it has not used."""
+        return (self.net_for(modality),) if "net" in {f.name for f in fields(self)} else ()
+
+    def net_for(self, modality: Modality) -> str:
+        """The `net` field, where "auto" is the modality's first."""
+        net = getattr(self, "net", "auto")
+        return modality.nets[0] if net == "auto" else net
+
+    @classmethod
+    def takes(cls) -> list[str]:
+        """The modalities it works for."""
+        return [name for name, modality in ALL.items() if cls.needs <= modality.traits]
+
+    def check(self, modality: Modality) -> None:
+        """Refuse, clearly, a modality that the method cannot take."""
+        if modality.name not in self.takes():
+            raise UsageError(
+                f"method {self.name!r} cannot take {modality.name} data (it needs: {', '.join(sorted(self.needs))})",
+                f"{' or '.join(self.takes())} data",
+                "`datadistill methods` lists the methods for each kind of data",
+            )
+
+    def with_settings(self, settings: dict[str, str]) -> Self:
+        """A copy with hyper-parameters given as text (`--set lr=0.5`), each read as its field's type."""
+        hints = get_type_hints(type(self))
+        names = [f.name for f in fields(self)]
+        values: dict[str, Any] = {}
+        for name, text in settings.items():
+            if name not in names:
+                raise UsageError(f"method {self.name!r} has no hyper-parameter {safe(name)!r}", f"one of {', '.join(names) or 'none'}")
+            values[name] = _parse(f"{self.name}.{name}", hints[name], text)
+        return replace(self, **values)
+
+    @classmethod
+    def hyperparameters(cls) -> dict[str, Any]:
+        """Each hyper-parameter and its default."""
+        return {f.name: f.default if f.default is not MISSING else None for f in fields(cls)}
+
+
+def _parse(name: str, kind: Any, text: str) -> Any:
+    """`text` as `kind`: int, float, bool, str or a Literal of strings; several joined by |, tried in order."""
+    options = getattr(kind, "__args__", (kind,)) if not isinstance(kind, type) else (kind,)
+    for option in options:
+        if option is type(None) and text.lower() in ("none", ""):
+            return None
+        if option is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if isinstance(option, str) and text == option:
+            return text
+        if option in (int, float):
+            try:
+                return option(text)
+            except ValueError:
+                continue
+        if option is str:
+            return text
+    wanted = " or ".join(repr(o) if isinstance(o, str) else {bool: "true or false", type(None): "none"}.get(o, getattr(o, "__name__", str(o))) for o in options)
+    raise UsageError(f"{name} = {safe(text)!r}", wanted, f"--set {name.split('.')[-1]}=...")

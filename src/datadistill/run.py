@@ -1,0 +1,208 @@
+"""What a method may ask of the world, in six verbs: rng, steps, share, descend, log, cached.
+
+The loop belongs to the method. `steps` makes it resumable: what it is given to save (a set, an optimiser: anything with
+`state_dict`) is copied every hundredth of the way, and that copy is what an interruption, a crash or a NaN falls back to.
+Because randomness is named by the step, going on from a copy gives the same bits as never having stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from . import dist
+from .errors import Interrupted, NotFinite
+from .progress import Progress, Quiet
+from .rng import rng
+
+T = TypeVar("T")
+State = dict[str, Any]
+
+DISK_EVERY = 10.0  # seconds between snapshots on disk
+HALVINGS = 3
+
+
+class Snapshots(Protocol):
+    """Where a run keeps its snapshots and its cache; `store.Workspace` on a disk, `Nowhere` in a test."""
+
+    def save(self, state: State) -> None: ...
+    def load(self) -> State | None: ...
+    def cached(self, name: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]: ...
+
+
+class Nowhere:
+    """No disk: nothing is resumed, nothing is cached beyond this object."""
+
+    def __init__(self) -> None:
+        self._cache: dict[tuple[str, str], dict[str, Tensor]] = {}
+
+    def save(self, state: State) -> None: ...
+
+    def load(self) -> State | None:
+        return None
+
+    def cached(self, name: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        if (name, key) not in self._cache:
+            self._cache[name, key] = make()
+        return self._cache[name, key]
+
+
+class Flops(TorchDispatchMode):
+    """Counts floating-point operations of matrix products and convolutions, double backward included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+class Run:
+    """One execution of a method: its seed, device, progress, snapshots and costs."""
+
+    def __init__(self, seed: int = 0, *, device: str | torch.device = "cpu", snapshots: Snapshots | None = None, progress: Progress | None = None):
+        self.seed, self.device = seed, torch.device(device)
+        self._snapshots = snapshots or Nowhere()
+        self._progress = progress or Quiet()
+        self.curve: list[dict[str, float]] = []  # what `log` was told, thinned
+        self.notes: list[str] = []  # what a user should know afterwards (halved steps, smaller batches)
+        self.flops = 0.0
+        self.stop_signal = 0  # set by a signal handler; honoured between two steps
+        self.saved: tuple[Any, ...] = ()
+        self._rewind: State | None = None
+        self._halvings = 0
+        self._loops = 0
+
+    # -- the six verbs ------------------------------------------------------------------------------------------------
+
+    def rng(self, *key: str | int) -> torch.Generator:
+        """The same stream for the same key, on every machine and rank."""
+        return rng(self.seed, *key)
+
+    def steps(self, n: int, *saved: Any, label: str = "distilling") -> Iterator[int]:
+        """0..n-1, going on where the last snapshot of `saved` stands; progress, snapshots, Ctrl-C and rollback included."""
+        loop = self._loops
+        self._loops += 1
+        every = max(1, n // 100)
+        self.saved = saved
+        self._halvings = 0
+        it = 0
+        if (state := self._snapshots.load()) is not None and state["loop"] >= loop:
+            if state["loop"] > loop:
+                it = n  # a later loop of this method had begun: this one is behind us
+            else:
+                it = self._restore(state)
+                self.notes.append(f"resumed at step {it} of {n}")
+        good = self._copy(loop, it)
+        written = time.monotonic()
+        with self._progress.bar(label, n, it) as bar:
+            while it < n:
+                first = Flops() if self.flops == 0 else None
+                if first is not None:
+                    with first:
+                        yield it
+                    self.flops = float(first.total) * n  # one step counted, and there are n like it
+                else:
+                    yield it
+                if self._rewind is not None:
+                    it, self._rewind = self._roll_back(good), None
+                    continue
+                it += 1
+                bar.advance(1, self.curve[-1] if self.curve else None)
+                if it % every == 0 or it == n:
+                    good = self._copy(loop, it)
+                    if time.monotonic() - written > DISK_EVERY:
+                        self._snapshots.save(good)
+                        written = time.monotonic()
+                if self.stop_signal:
+                    self._snapshots.save(good)
+                    raise Interrupted(self.stop_signal, f"stopped at step {it} of {n}; saved at step {good['it']}")
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This rank's part of the items: every item belongs to exactly one rank."""
+        return list(items[dist.rank() :: dist.ranks()])
+
+    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor | Callable[[], Tensor]) -> None:
+        """One step down the loss, gradients summed over ranks. A loss (or gradient) that is not finite undoes everything since
+        the last copy of the state and halves the step; after three halvings the run ends with the last finite state.
+
+        `loss` may be a function that has put its gradients where they belong and returns the value: for work done in pieces.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if isinstance(loss, Tensor):
+            optimizer.zero_grad(set_to_none=True)
+            if torch.isfinite(loss.detach()).all():
+                loss.backward()
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss()
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        dist.sum_(gradients)
+        total = torch.stack([g.detach().abs().sum() for g in gradients]).sum() if gradients else torch.zeros(())
+        if not math.isfinite(float(loss.detach().sum()) + float(total)):
+            self._rewind = {"optimizer": optimizer}
+            return
+        optimizer.step()
+
+    def log(self, it: int, **values: Tensor | float) -> None:
+        """Keep values for the curve: of a long run, one in every so many steps."""
+        if self._rewind is not None:
+            return
+        row = {"step": it, **{k: float(v.detach() if isinstance(v, Tensor) else v) for k, v in values.items()}}
+        self.curve.append(row)
+        if len(self.curve) > 2000:
+            self.curve = self.curve[::2]
+
+    def cached(self, name: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What `make` returns, made once per content key (teachers, embeddings, expert trajectories)."""
+        return self._snapshots.cached(name, key, make)
+
+    # -- behind them --------------------------------------------------------------------------------------------------
+
+    def _copy(self, loop: int, it: int) -> State:
+        states = [_clone(s.state_dict()) for s in self.saved]
+        return {"loop": loop, "it": it, "saved": states, "curve": list(self.curve), "halvings": self._halvings, "flops": self.flops}
+
+    def _restore(self, state: State) -> int:
+        for target, kept in zip(self.saved, state["saved"], strict=True):
+            target.load_state_dict(_clone(kept))
+        self.curve = list(state["curve"])
+        self._halvings, self.flops = state["halvings"], state["flops"]
+        return state["it"]
+
+    def _roll_back(self, good: State) -> int:
+        halvings = self._halvings + 1
+        optimizer = self._rewind["optimizer"]
+        it = self._restore(good)
+        if halvings > HALVINGS:
+            raise NotFinite(
+                f"the loss is not finite after step {it}, even with the step size halved {HALVINGS} times",
+                fix="a smaller --set lr=..., or other data; the last finite set was saved",
+            )
+        self._halvings = halvings
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.5
+        good.update(self._copy(good["loop"], it))
+        self.notes.append(f"loss not finite: back to step {it}, step size halved to {optimizer.param_groups[0]['lr']:g}")
+        return it
+
+
+def _clone(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {k: _clone(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_clone(v) for v in value)
+    return value

@@ -1,0 +1,5 @@
+"""The synthetic set S, while it is being distilled and as the artifact that is kept."""
+
+from .set import Recipe, SyntheticSet
+
+__all__ = ["Recipe", "SyntheticSet"]
