@@ -1,0 +1,41 @@
+"""Students, teachers and embeddings: plain modules that take network-space input, built with named randomness.
+
+`build("convnet", spec, rng)` gives a `Net`; a family's sizes are keyword arguments (`width=128`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from ..errors import UsageError
+from ..spec import Spec
+from .base import Net, initialise_
+from .convnet import VGG, ConvNet
+from .mlp import MLP, Linear, TabResNet
+from .resnet import ResNet
+
+FAMILIES: dict[str, type[Net]] = {net.family: net for net in (ConvNet, ResNet, VGG, MLP, Linear, TabResNet)}
+
+
+def build(family: str, spec: Spec, rng: torch.Generator, **size: Any) -> Net:
+    """A freshly initialised net of a family for examples of `spec`, in train mode, its weights drawn from `rng`."""
+    if family not in FAMILIES:
+        raise UsageError(f"no net family {family!r}", f"one of {', '.join(FAMILIES)}")
+    kind = FAMILIES[family]
+    if len(spec.shape) not in kind.axes:
+        raise UsageError(f"net family {family!r} cannot take examples of shape {spec.shape}", f"{' or '.join(map(str, kind.axes))} axes")
+    with torch.device("meta"):
+        net = kind(spec.shape, len(spec.classes), **size)
+    net.to_empty(device="cpu")
+    initialise_(net, rng)
+    return net
+
+
+def parameter_count(net: torch.nn.Module) -> int:
+    return sum(math.prod(p.shape) for p in net.parameters())
+
+
+__all__ = ["FAMILIES", "Net", "build", "initialise_", "parameter_count"]

@@ -1,0 +1,40 @@
+"""What every net offers: `embed` (the features before the head, flattened) and `forward` (logits)."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    """family: its name; axes: how many axes an example may have; batch_norm: whether its statistics mix a batch."""
+
+    family: ClassVar[str]
+    axes: ClassVar[tuple[int, ...]]
+    batch_norm: ClassVar[bool] = False
+    head: nn.Linear
+
+    @abstractmethod
+    def embed(self, x: Tensor) -> Tensor:
+        """(n, *shape) -> (n, features): psi of the papers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, *shape) -> (n, classes) logits."""
+        return self.head(self.embed(x))
+
+
+@torch.no_grad()
+def initialise_(net: nn.Module, rng: torch.Generator) -> None:
+    """PyTorch's own defaults (uniform in 1/sqrt(fan in) for weights and biases, ones and zeros for norms), drawn from `rng`."""
+    for module in net.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            module.weight.uniform_(-bound, bound, generator=rng)
+            if module.bias is not None:
+                module.bias.uniform_(-bound, bound, generator=rng)
+        elif isinstance(module, (nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)):
+            module.reset_parameters()

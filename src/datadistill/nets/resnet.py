@@ -1,0 +1,49 @@
+"""ResNet (He et al. 2016) for small pictures: a 3x3 stem of stride 1, no first pool, batch norm.
+
+The default is narrow and shallow, for a CPU; `width=64, blocks=(2, 2, 2, 2)` is the ResNet-18 of the field.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, final
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Net
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        same = stride == 1 and channels == width
+        self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(h)) + self.shortcut(x))
+
+
+@final
+class ResNet(Net):
+    family: ClassVar = "resnet"
+    axes: ClassVar = (3,)
+    batch_norm: ClassVar = True
+
+    def __init__(self, shape: tuple[int, ...], classes: int, width: int = 16, blocks: tuple[int, ...] = (1, 1, 1)):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        channels = width
+        for stage, count in enumerate(blocks):
+            for k in range(count):
+                layers.append(Block(channels, width * 2**stage, 2 if stage and k == 0 else 1))
+                channels = width * 2**stage
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, classes)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.features(x).mean((2, 3))
