@@ -1,0 +1,74 @@
+"""Work in pieces that fit: when one runs out of memory it is halved, and the sum of the pieces stays the same."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .errors import Resources
+
+T = TypeVar("T")
+
+
+class Pieces:
+    """A batch limit that only ever shrinks. `limit` examples at once; `notes` says when and why it was halved."""
+
+    def __init__(self, limit: int, name: str = "batch"):
+        self.limit, self.name = limit, name
+        self.notes: list[str] = []
+
+    def map(self, n: int, work: Callable[[slice], T]) -> list[T]:
+        """`work` on consecutive slices that cover range(n). It must change nothing outside, since it is called again, on
+        half as much, when memory runs out; at one example there is nothing left to halve (Resources, exit 5).
+        """
+        done: list[T] = []
+        at = 0
+        while at < n:
+            piece = slice(at, min(at + self.limit, n))
+            try:
+                done.append(work(piece))
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._halve(piece.stop - piece.start)
+                continue
+            at = piece.stop
+        return done
+
+    def _halve(self, size: int) -> None:
+        if size <= 1:
+            raise Resources(f"out of memory with a {self.name} of one example", fix="a smaller net, smaller examples, or a machine with more memory")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.notes.append(f"out of memory: {self.name} {size} -> {size // 2}, results unchanged")
+        self.limit = size // 2
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is memory running out, on any device."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error) or "out of memory" in str(error).lower()
+
+
+def gradients(pieces: Pieces, n: int, loss_sum: Callable[[slice], Tensor], parameters: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """(sum of losses, its gradients) over range(n), piece by piece: gradient accumulation that can be repeated."""
+
+    def one(piece: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+        loss = loss_sum(piece)
+        return loss.detach(), torch.autograd.grad(loss, parameters)
+
+    parts = pieces.map(n, one)
+    total = [sum(g[1:], g[0]) for g in zip(*(grads for _, grads in parts), strict=True)]
+    return torch.stack([loss for loss, _ in parts]).sum(), total
+
+
+def peak_bytes(device: torch.device | str = "cpu") -> int:
+    """The most memory this process has held: on the GPU if that is where it works, else resident on the host."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

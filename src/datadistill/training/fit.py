@@ -1,0 +1,118 @@
+"""Train one student, and nothing else: a number of steps, SGD, a cosine, the weights of the last step."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..labels import Hard, Labels
+from ..memory import Pieces, gradients
+from ..modalities import Modality
+from ..nets import Net
+from ..rng import rng
+from ..run import Flops
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train. lr: peak of the cosine, reached after `warmup` of the steps; augment: one draw per example and step."""
+
+    steps: int
+    batch: int = 128
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.05
+    augment: bool = True
+
+    def lr_at(self, step: int) -> float:
+        """Linear from zero over the warm-up, then a half cosine to zero."""
+        begin = max(1, round(self.warmup * self.steps))
+        if step < begin:
+            return self.lr * (step + 1) / begin
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - begin) / max(1, self.steps - begin)))
+
+
+class Examples(Protocol):
+    """What a student is trained on: a Real, or an artifact's stored bytes; read in network space."""
+
+    modality: Modality
+
+    def __len__(self) -> int: ...
+    def read(self, indices: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained student and what it cost. flops: one step counted, times the steps."""
+
+    net: Net
+    seconds: float
+    flops: float
+    notes: tuple[str, ...] = ()
+
+
+def fit(net: Net, examples: Examples, labels: Labels, schedule: Schedule, seed: int, *, device: torch.device | str = "cpu", pieces: Pieces | None = None) -> Fitted:
+    """Train `net` in place on batches drawn without replacement, epoch after epoch; every draw is named by seed and step.
+
+    Runs out of memory: the batch is done in halves with accumulated gradients (exact but for batch norm's statistics).
+    """
+    n, size = len(examples), min(schedule.batch, len(examples))
+    net.to(device).train()
+    parameters = list(net.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay, nesterov=schedule.momentum > 0)
+    whole = examples.read(torch.arange(n)).to(device) if n <= 4 * size else None  # a tiny set is decoded once
+    pieces = pieces or Pieces(size)
+    counter, start = Flops(), time.perf_counter()
+    per_epoch = n // size
+    order = torch.empty(0, dtype=torch.long)
+    for step in range(schedule.steps):
+        epoch, at = divmod(step, per_epoch)
+        if at == 0:
+            order = torch.randperm(n, generator=rng(seed, "order", epoch))
+        rows = order[at * size : (at + 1) * size]
+        x = whole[rows.to(device)] if whole is not None else examples.read(rows).to(device)
+        if schedule.augment:
+            x = examples.modality.augment(rng(seed, "omega", step), size)(x, torch.arange(size))
+        targets = labels.targets(rows, epoch).to(device)
+
+        def loss_sum(piece: slice, x: Tensor = x, targets: Tensor = targets) -> Tensor:
+            return F.cross_entropy(net(x[piece]), targets[piece], reduction="sum") / size
+
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.lr_at(step)
+        if step == 0:
+            with counter:
+                _, grads = gradients(pieces, size, loss_sum, parameters)
+        else:
+            _, grads = gradients(pieces, size, loss_sum, parameters)
+        for parameter, gradient in zip(parameters, grads, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return Fitted(net.eval(), time.perf_counter() - start, float(counter.total) * schedule.steps, tuple(pieces.notes))
+
+
+@torch.inference_mode()
+def predict(net: Net, x: Tensor) -> Tensor:
+    """(n,) class numbers; x (n, *shape) in network space on the net's device."""
+    return net(x).argmax(1)
+
+
+@torch.inference_mode()
+def accuracy(net: Net, examples: Examples, labels: Tensor, *, batch: int = 512, device: torch.device | str = "cpu") -> float:
+    """The fraction of examples a net labels right. Never for a test split: see `evaluate`."""
+    net.eval()
+    right = sum(int((predict(net, examples.read(rows).to(device)).cpu() == labels[rows]).sum()) for rows in torch.arange(len(labels)).split(batch))
+    return right / len(labels)
+
+
+def hard_labels(real) -> Hard:
+    """The labels of a Real, as labels."""
+    return Hard(real.labels, len(real.modality.spec.classes))
