@@ -1,0 +1,36 @@
+# Two commands: `make demo` and `make test`. Both set up .venv first; nothing outside this folder is touched.
+
+bin := .venv/bin
+
+.PHONY: help demo test lint docs lock clean
+
+help:
+	@echo 'make demo    set up, distil the bundled digits, judge the result, say where the report lies'
+	@echo 'make test    set up, run the tests (ARGS="-k name" for some of them)'
+	@echo 'make lint    ruff'
+	@echo 'make docs    write the generated parts of the documentation anew'
+	@echo 'make lock    write requirements.lock anew'
+	@echo 'make clean   remove .venv and what the demo made'
+
+.venv/.installed: requirements.lock pyproject.toml tools/install
+	@bash tools/install
+
+demo: .venv/.installed
+	$(bin)/datadistill distill digits --method dm --ipc 10 --out demo/digits
+	$(bin)/datadistill evaluate demo/digits --data digits --protocol quick
+	@echo "The report: $(CURDIR)/demo/digits/report.html"
+
+test: .venv/.installed
+	$(bin)/python -m pytest $(ARGS)
+
+lint: .venv/.installed
+	$(bin)/ruff check src tests tools examples
+
+docs: .venv/.installed
+	$(bin)/python tools/methods_table.py
+
+lock:
+	bash tools/lock
+
+clean:
+	rm -rf .venv demo
