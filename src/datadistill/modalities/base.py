@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,15 @@ class Modality(ABC):
     @abstractmethod
     def preview(self, stored: Tensor) -> Preview:
         """One stored example (no batch axis) for a person."""
+
+    @abstractmethod
+    def columns(self, stored: Tensor, *, plain: bool) -> dict[str, Any]:
+        """(n, *stored) as named columns of n values, for tables (parquet, CSV); `plain`: text and numbers only, one per cell."""
+
+    @property
+    def label_column(self) -> str:
+        """What the label's column is called in a table."""
+        return str(self.spec.facts.get("label", "label"))
 
     def normaliser(self) -> nn.Module:
         """A module that maps natural to network space: put it in front of a net, so that the model takes natural input."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,13 @@ class Image(Modality):
 
     def augment(self, rng: torch.Generator, groups: int) -> Augmentation:
         return Siamese.draw(rng, groups, self.spec.shape, flip=self.spec.facts.get("flip", True))
+
+    def columns(self, stored: Tensor, *, plain: bool) -> dict[str, Any]:
+        """PNG files, in the form Hub tables use; plain: one column per pixel value, in (channel, row, column) order."""
+        if plain:
+            flat = stored.flatten(1).numpy()
+            return {f"pixel{k}": flat[:, k] for k in range(flat.shape[1])}
+        return {"image": [{"bytes": self.preview(one).png, "path": f"{k:05d}.png"} for k, one in enumerate(stored)]}
 
     def preview(self, stored: Tensor) -> Preview:
         from PIL import Image as Picture

@@ -61,12 +61,12 @@ class Tabular(Modality):
         return Spec(cls.name, (len(mean),), (len(columns),), "float32", classes, facts)
 
     @property
-    def columns(self) -> list[dict[str, Any]]:
+    def schema(self) -> list[dict[str, Any]]:
         return self.spec.facts["columns"]
 
     def decode(self, stored: Tensor) -> Tensor:
         parts: list[Tensor] = []
-        for k, column in enumerate(self.columns):
+        for k, column in enumerate(self.schema):
             cells = stored[:, k]
             if "values" in column:
                 codes = torch.arange(len(column["values"]), device=stored.device, dtype=stored.dtype)
@@ -82,7 +82,7 @@ class Tabular(Modality):
     def encode(self, natural: Tensor) -> Tensor:
         parts: list[Tensor] = []
         at = 0
-        for column in self.columns:
+        for column in self.schema:
             width = (len(column["values"]) if "values" in column else 1) + column["gaps"]
             cells = natural[:, at : at + width]
             at += width
@@ -114,7 +114,7 @@ class Tabular(Modality):
     def _range(self) -> Tensor:
         low: list[float] = []
         high: list[float] = []
-        for column in self.columns:
+        for column in self.schema:
             flags = (len(column["values"]) if "values" in column else 0) + column["gaps"]
             if "values" not in column:
                 low.append(column["low"])
@@ -127,12 +127,24 @@ class Tabular(Modality):
         features = self.spec.shape[0]
         return Jitter(torch.randn((groups, features), generator=rng), torch.rand((groups, features), generator=rng))
 
+    def columns(self, stored: Tensor, *, plain: bool) -> dict[str, Any]:
+        """The table's own columns: text for categories, whole numbers where the column has only such, None where missing."""
+        table: dict[str, Any] = {}
+        for k, column in enumerate(self.schema):
+            cells = stored[:, k].tolist()
+            if "values" in column:
+                table[column["name"]] = [column["values"][int(v)] if v >= 0 else None for v in cells]
+            else:
+                whole = column["integer"]
+                table[column["name"]] = [None if v != v else int(v) if whole else v for v in cells]
+        return table
+
     def preview(self, stored: Tensor) -> Preview:
-        return Preview(cells=tuple((safe(c["name"]), self.cell(k, float(stored[k]))) for k, c in enumerate(self.columns)))
+        return Preview(cells=tuple((safe(c["name"]), self.cell(k, float(stored[k]))) for k, c in enumerate(self.schema)))
 
     def cell(self, k: int, value: float) -> str:
         """What stands in column k for a stored value, as text; missing is empty."""
-        column = self.columns[k]
+        column = self.schema[k]
         if "values" in column:
             return safe(column["values"][int(value)]) if value >= 0 else ""
         if value != value:
