@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,10 +59,12 @@ class Fitted:
     notes: tuple[str, ...] = ()
 
 
-def fit(net: Net, examples: Examples, labels: Labels, schedule: Schedule, seed: int, *, device: torch.device | str = "cpu", pieces: Pieces | None = None) -> Fitted:
+def fit(net: Net, examples: Examples, labels: Labels, schedule: Schedule, seed: int, *, device: torch.device | str = "cpu", pieces: Pieces | None = None,
+        steps: Callable[[int], Iterable[int]] = range) -> Fitted:
     """Train `net` in place on batches drawn without replacement, epoch after epoch; every draw is named by seed and step.
 
     Runs out of memory: the batch is done in halves with accumulated gradients (exact but for batch norm's statistics).
+    `steps` yields 0..n-1, and may show progress meanwhile.
     """
     n, size = len(examples), min(schedule.batch, len(examples))
     net.to(device).train()
@@ -72,7 +75,7 @@ def fit(net: Net, examples: Examples, labels: Labels, schedule: Schedule, seed: 
     counter, start = Flops(), time.perf_counter()
     per_epoch = n // size
     order = torch.empty(0, dtype=torch.long)
-    for step in range(schedule.steps):
+    for step in steps(schedule.steps):
         epoch, at = divmod(step, per_epoch)
         if at == 0:
             order = torch.randperm(n, generator=rng(seed, "order", epoch))
