@@ -51,14 +51,14 @@ class _Folder(Mapping[str, bytes]):
             raise BadInput(
                 f"{safe(name)!r} in {safe(self.path, 300)} is a link out of the folder", "real files", "copy it with its files in place of links (cp -rL)"
             )
-        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+        if target.exists() and not target.is_dir() and not stat.S_ISREG(target.stat().st_mode):
             raise BadInput(f"{safe(name)!r} in {safe(self.path, 300)} is not an ordinary file", "ordinary files")
         return target
 
     def __getitem__(self, name: str) -> bytes:
         try:
             data = self._find(name).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             data = None
         except OSError as error:
             raise BadInput(f"{safe(name)!r} in {safe(self.path, 300)} cannot be read: {error.strerror}") from error

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -184,11 +185,13 @@ def _acquire(file: Path, path: Path) -> int:
 
 
 def _holder(fd: int) -> str:
-    try:
-        who = json.loads(os.pread(fd, 4096, 0))
-        return f"pid {who['pid']} on host {safe(who['host'])}, since {safe(who['since'])}"
-    except (ValueError, TypeError, KeyError, OSError):  # it has this very moment begun, or left
-        return "another process"
+    for _ in range(20):  # it may have got the lock this very moment, and not yet written its name
+        try:
+            who = json.loads(os.pread(fd, 4096, 0))
+            return f"pid {who['pid']} on host {safe(who['host'])}, since {safe(who['since'])}"
+        except (ValueError, TypeError, KeyError):
+            time.sleep(0.01)
+    return "another process"
 
 
 # -- errors and removal -----------------------------------------------------------------------------------------------
