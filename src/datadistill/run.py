@@ -78,11 +78,19 @@ class Run:
         self.curve: list[dict[str, float]] = []  # what `log` was told, thinned
         self.notes: list[str] = []  # what a user should know afterwards (halved steps, smaller batches)
         self.flops = 0.0
+        self.looping = False  # inside `steps`: a signal can wait for the end of the step
+        self._before, self._began = 0.0, time.perf_counter()
         self.stop_signal = 0  # set by a signal handler; honoured between two steps
         self.saved: tuple[Any, ...] = ()
-        self._rewind: State | None = None
+        self._rewind: torch.optim.Optimizer | None = None
         self._halvings = 0
         self._loops = 0
+        self._aside = 0  # how many calls of `cached` we are inside of
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, interrupted earlier attempts included up to their last snapshot."""
+        return self._before + time.perf_counter() - self._began
 
     # -- the six verbs ------------------------------------------------------------------------------------------------
 
@@ -91,43 +99,47 @@ class Run:
         return rng(self.seed, *key)
 
     def steps(self, n: int, *saved: Any, label: str = "distilling") -> Iterator[int]:
-        """0..n-1, going on where the last snapshot of `saved` stands; progress, snapshots, Ctrl-C and rollback included."""
+        """0..n-1, going on where the last snapshot of `saved` stands; progress, snapshots, Ctrl-C and rollback included.
+
+        Inside `cached` a loop has progress and Ctrl-C only: what is cached is kept whole or made again.
+        """
+        if self._aside:
+            yield from self._steps_aside(n, label)
+            return
         loop = self._loops
         self._loops += 1
-        every = max(1, n // 100)
-        self.saved = saved
-        self._halvings = 0
-        it = 0
-        if (state := self._snapshots.load()) is not None and state["loop"] >= loop:
-            if state["loop"] > loop:
-                it = n  # a later loop of this method had begun: this one is behind us
-            else:
-                it = self._restore(state)
-                self.notes.append(f"resumed at step {it} of {n}")
-        good = self._copy(loop, it)
+        self.saved, self._halvings = saved, 0
+        it, good = 0, None
+        if (state := self._snapshots.load()) is not None and state["loop"] > loop:
+            return  # a later loop of this method had begun, and it saved all that it needs
+        if state is not None and state["loop"] == loop:
+            it, good = self._restore(state), state["good"]
+            self._before, self._began = state["seconds"], time.perf_counter()
+            self.notes.append(f"resumed at step {it} of {n}")
+        self.looping = True
+        try:
+            with self._progress.bar(label, n, it) as bar:
+                yield from self._loop(loop, n, it, good or self._copy(loop, it), bar)
+        finally:
+            self.looping = False
+
+    def _loop(self, loop: int, n: int, it: int, good: State, bar: Any) -> Iterator[int]:
         written = time.monotonic()
-        with self._progress.bar(label, n, it) as bar:
-            while it < n:
-                first = Flops() if self.flops == 0 else None
-                if first is not None:
-                    with first:
-                        yield it
-                    self.flops = float(first.total) * n  # one step counted, and there are n like it
-                else:
-                    yield it
-                if self._rewind is not None:
-                    it, self._rewind = self._roll_back(good), None
-                    continue
-                it += 1
-                bar.advance(1, self.curve[-1] if self.curve else None)
-                if it % every == 0 or it == n:
-                    good = self._copy(loop, it)
-                    if time.monotonic() - written > DISK_EVERY:
-                        self._snapshots.save(good)
-                        written = time.monotonic()
-                if self.stop_signal:
-                    self._snapshots.save(good)
-                    raise Interrupted(self.stop_signal, f"stopped at step {it} of {n}; saved at step {good['it']}")
+        while it < n:
+            yield from self._counted(it, n)
+            if self._rewind is not None:
+                it = self._roll_back(good, self._rewind)
+                self._rewind = None
+                continue
+            it += 1
+            bar.advance(1, self.curve[-1] if self.curve else None)
+            if it % max(1, n // 100) == 0:  # where a NaN falls back to: at fixed steps, so that a resumed run does the same
+                good = self._copy(loop, it)
+            if self.stop_signal or time.monotonic() - written > DISK_EVERY:
+                self._snapshots.save({**self._copy(loop, it), "good": good})
+                written = time.monotonic()
+            if self.stop_signal:
+                raise Interrupted(self.stop_signal, f"stopped after step {it} of {n}, and saved")
 
     def share(self, items: Sequence[T]) -> list[T]:
         """This rank's part of the items: every item belongs to exactly one rank."""
@@ -151,7 +163,7 @@ class Run:
         dist.sum_(gradients)
         total = torch.stack([g.detach().abs().sum() for g in gradients]).sum() if gradients else torch.zeros(())
         if not math.isfinite(float(loss.detach().sum()) + float(total)):
-            self._rewind = {"optimizer": optimizer}
+            self._rewind = optimizer
             return
         optimizer.step()
 
@@ -166,13 +178,40 @@ class Run:
 
     def cached(self, name: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """What `make` returns, made once per content key (teachers, embeddings, expert trajectories)."""
-        return self._snapshots.cached(name, key, make)
+
+        def aside() -> dict[str, Tensor]:
+            self._aside += 1
+            try:
+                return make()
+            finally:
+                self._aside -= 1
+
+        return self._snapshots.cached(name, key, aside)
 
     # -- behind them --------------------------------------------------------------------------------------------------
 
+    def _steps_aside(self, n: int, label: str) -> Iterator[int]:
+        with self._progress.bar(label, n) as bar:
+            for it in range(n):
+                yield from self._counted(it, n)
+                if self._rewind is not None:
+                    raise NotFinite(f"the loss is not finite after step {it} of {label}", fix="a smaller step size, or other data")
+                bar.advance(1)
+                if self.stop_signal:
+                    raise Interrupted(self.stop_signal, f"stopped at step {it + 1} of {n} of {label}, which begins again")
+
+    def _counted(self, it: int, n: int) -> Iterator[int]:
+        """One step; the first of a loop has its operations counted, and there are n like it."""
+        if it > 0:
+            yield it
+            return
+        with (first := Flops()):
+            yield it
+        self.flops += float(first.total) * n
+
     def _copy(self, loop: int, it: int) -> State:
         states = [_clone(s.state_dict()) for s in self.saved]
-        return {"loop": loop, "it": it, "saved": states, "curve": list(self.curve), "halvings": self._halvings, "flops": self.flops}
+        return {"loop": loop, "it": it, "saved": states, "curve": list(self.curve), "halvings": self._halvings, "flops": self.flops, "seconds": self.seconds}
 
     def _restore(self, state: State) -> int:
         for target, kept in zip(self.saved, state["saved"], strict=True):
@@ -181,9 +220,8 @@ class Run:
         self._halvings, self.flops = state["halvings"], state["flops"]
         return state["it"]
 
-    def _roll_back(self, good: State) -> int:
+    def _roll_back(self, good: State, optimizer: torch.optim.Optimizer) -> int:
         halvings = self._halvings + 1
-        optimizer = self._rewind["optimizer"]
         it = self._restore(good)
         if halvings > HALVINGS:
             raise NotFinite(

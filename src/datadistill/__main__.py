@@ -1,0 +1,6 @@
+"""`python -m datadistill`"""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

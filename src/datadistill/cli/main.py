@@ -1,0 +1,67 @@
+"""Errors to exit codes: 0 ok, 1 our bug, 2 usage, 3 verdict not PASS, 4 bad input, 5 resources, 130/143 interrupted."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from ..errors import DistillError
+from ..text import safe
+from .commands import cli
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit the process with its code."""
+    sys.exit(run(argv))
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The exit code of a command line; one clear message on standard error for whatever a user can act on."""
+    try:
+        code = cli.main(args=list(argv) if argv is not None else None, prog_name="datadistill", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return 2
+    except DistillError as error:
+        complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if (message := of_resources(error)) is not None:
+            complain(message)
+            return 5
+        traceback.print_exc()
+        complain(f"this is a bug of datadistill, not of yours: {type(error).__name__}. Please report it with the lines above.")
+        return 1
+
+
+def of_resources(error: Exception) -> str | None:
+    """The message for memory or disk running out, None for anything else."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"cannot write {safe(error.filename)}: {error.strerror}\nFix: free room, or another --out"
+    from ..memory import out_of_memory
+
+    if isinstance(error, (MemoryError, RuntimeError)) and out_of_memory(error):
+        return f"out of memory: {safe(error, 300)}\nFix: a smaller batch, smaller examples, or a machine with more memory"
+    return None
+
+
+def complain(message: str) -> None:
+    lines = [safe(line, 2000) for line in message.splitlines()] or [""]
+    print("\n".join(["error: " + lines[0], *lines[1:]]), file=sys.stderr, flush=True)

@@ -1,0 +1,274 @@
+"""The artifact: what is kept of a synthetic set. A folder (or a zip of it) of safetensors, PNG or CSV, and JSON.
+
+    manifest.json         everything about the set, and the sha256 and size of every other file
+    samples.safetensors   "samples" (n, *spec.stored): what training reads and every score is taken from
+    labels.safetensors    the labels
+    preview/  README.md  report.html  recipe.lock  evaluation.json      for people, and to repeat the run
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import labels as label_kinds
+from .. import modalities, store
+from ..errors import BadInput
+from ..labels import Labels
+from ..modalities import Modality
+from ..spec import Spec
+from ..text import csv_cell, safe
+from .set import Recipe, SyntheticSet
+
+FORMAT = 1
+PREVIEWS = 500  # at most so many examples are also kept as pictures
+
+
+class Artifact:
+    """A synthetic set as stored: `x` (n, *spec.stored), `labels`, `manifest`, and other files by name in `files`."""
+
+    def __init__(self, x: Tensor, labels: Labels, modality: Modality, about: Mapping[str, Any] | None = None, files: Mapping[str, bytes] | None = None):
+        self.x, self.labels, self.modality = x, labels, modality
+        self.about: dict[str, Any] = dict(about or {})
+        self.files: dict[str, bytes] = dict(files or {})
+
+    @classmethod
+    def of(cls, syn: SyntheticSet, about: Mapping[str, Any]) -> Artifact:
+        originals = {"contains_originals": syn.origin is not None, "recipe": syn.recipe.to_json()}
+        return cls(syn.stored().cpu().contiguous(), syn.labels, syn.modality, {**about, **originals})
+
+    # -- what it is ---------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __repr__(self) -> str:
+        method = self.about.get("method", {}).get("name", "?")
+        return f"<Artifact: {len(self)} examples of {len(self.spec.classes)} classes by {method}, {self.bytes} bytes>"
+
+    @property
+    def spec(self) -> Spec:
+        return self.modality.spec
+
+    @property
+    def y(self) -> Tensor:
+        """(n,) class numbers."""
+        return self.labels.hard
+
+    @property
+    def bytes(self) -> int:
+        """Samples and labels as stored: what a budget counts."""
+        return sum(t.numel() * t.element_size() for t in (self.x, *self.labels.tensors().values()))
+
+    @cached_property
+    def sha256(self) -> str:
+        """The identity of the set: sha256 over samples, labels and spec. Costs, dates and pages do not enter."""
+        digest = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode())
+        for name in ("samples.safetensors", "labels.safetensors"):
+            digest.update(hashlib.sha256(self._payload[name]).digest())
+        return digest.hexdigest()
+
+    @cached_property
+    def _payload(self) -> dict[str, bytes]:
+        return {"samples.safetensors": store.to_bytes({"samples": self.x}), "labels.safetensors": store.to_bytes(self.labels.tensors())}
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        counts = torch.bincount(self.y, minlength=len(self.spec.classes)).tolist()
+        return {
+            "format": FORMAT,
+            "sha256": self.sha256,
+            "spec": self.spec.to_json(),
+            "budget": {"items": len(self), "bytes": self.bytes, "per_class": counts},
+            **self.about,
+        }
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """The last verdict, if it was judged."""
+        return json.loads(self.files["evaluation.json"]) if "evaluation.json" in self.files else None
+
+    # -- training on it -----------------------------------------------------------------------------------------------
+
+    def read(self, indices: Tensor) -> Tensor:
+        """(k, *spec.shape) float32 in network space."""
+        return self.modality.read(self.x[indices])
+
+    def to_torch(self) -> TorchSet:
+        """A map-style torch dataset of (x, y) in natural units (pixels in [0, 1]), with how to normalise and train attached."""
+        return TorchSet(self)
+
+    def numpy(self) -> tuple[Any, Any]:
+        """(stored samples, class numbers) as numpy arrays."""
+        return self.x.numpy(), self.y.numpy()
+
+    # -- keeping it ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Publish the folder, whole or not at all; an artifact that stood there is replaced, anything else is refused."""
+        path = Path(path)
+        if path.exists() and not (path.is_dir() and ((path / "manifest.json").is_file() or not any(path.iterdir()))):
+            raise BadInput(f"{safe(path)} exists and is not an artifact", "a new folder, an empty one or an artifact to replace", "another --out")
+        files = {**self._payload, **previews(self), **self.files}
+        files["README.md"] = card(self).encode("utf-8", "replace")
+        listing = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in sorted(files.items())}
+        files["manifest.json"] = json.dumps({**self.manifest, "files": listing}, indent=1).encode()
+        store.replace_folder(path, files)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Artifact:
+        """Read a folder or its zip; every file is checked against the manifest, and nothing is ever unpickled."""
+        folder = store.read_folder(path)
+        manifest = _manifest(folder, path)
+        wrong = _mismatches(folder, manifest)
+        if wrong:
+            raise BadInput(f"{safe(path)} is damaged: " + "; ".join(wrong[:5]), "the files that the manifest lists", "get the artifact again, or distil again")
+        try:
+            spec = Spec.from_json(manifest["spec"])
+            x = store.from_bytes(folder["samples.safetensors"])["samples"]
+            kept = label_kinds.of(store.from_bytes(folder["labels.safetensors"]), len(spec.classes))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{safe(path)} has a manifest or tensors that do not fit: {error!r}", "an artifact of this format") from error
+        if tuple(x.shape[1:]) != spec.stored or str(x.dtype).removeprefix("torch.") != spec.dtype or len(x) != len(kept.hard):
+            raise BadInput(f"samples of shape {tuple(x.shape)} {x.dtype} and {len(kept.hard)} labels", f"(n, {spec.stored}) {spec.dtype} with a label each")
+        own = {"manifest.json", "samples.safetensors", "labels.safetensors", "README.md"}
+        files = {name: folder[name] for name in manifest["files"] if name not in own and not name.startswith("preview/")}
+        about = {k: v for k, v in manifest.items() if k not in ("format", "sha256", "spec", "budget", "files")}
+        artifact = cls(x, kept, modalities.of(spec), about, files)
+        if artifact.sha256 != manifest["sha256"]:
+            raise BadInput(f"{safe(path)} names the sha256 {safe(manifest['sha256'])} but holds {artifact.sha256}", "the same", "distrust it")
+        return artifact
+
+
+class TorchSet(torch.utils.data.Dataset):
+    """(x, y): x float32 in natural units, y a class number (or a soft label). `normalise` is the module to put first in
+    the net, `recipe` how the method wants students trained, `classes` the names.
+    """
+
+    def __init__(self, artifact: Artifact):
+        self._artifact = artifact
+        self.x = artifact.modality.decode(artifact.x)
+        self.y = artifact.labels.targets(torch.arange(len(artifact)))
+        self.normalise: nn.Module = artifact.modality.normaliser()
+        self.recipe = Recipe(**artifact.about.get("recipe", {}))
+        self.classes = artifact.spec.classes
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.x[index], self.y[index]
+
+
+def verify(path: str | Path) -> list[str]:
+    """What is wrong with an artifact, one line each; nothing if it is whole."""
+    folder = store.read_folder(path)
+    manifest = _manifest(folder, path)
+    wrong = _mismatches(folder, manifest)
+    if not wrong:
+        Artifact.load(path)
+    return wrong
+
+
+def _manifest(folder: Mapping[str, bytes], path: str | Path) -> dict[str, Any]:
+    if "manifest.json" not in folder:
+        raise BadInput(f"{safe(path)} has no manifest.json", "an artifact: a folder that `datadistill distill --out` made, or a zip of it")
+    try:
+        manifest = json.loads(folder["manifest.json"])
+        assert isinstance(manifest["files"], dict) and all(isinstance(e["sha256"], str) for e in manifest["files"].values())
+        format_ = int(manifest["format"])
+    except (ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
+        raise BadInput(f"the manifest of {safe(path)} cannot be read ({type(error).__name__})", "JSON with 'format' and 'files'", "get the artifact again") from error
+    if format_ > FORMAT:
+        raise BadInput(f"{safe(path)} has format {format_}", f"format {FORMAT} or older", "pip install -U datadistill")
+    return manifest
+
+
+def _mismatches(folder: Mapping[str, bytes], manifest: Mapping[str, Any]) -> list[str]:
+    listed = manifest["files"]
+    wrong = [f"{name} is missing" for name in ("samples.safetensors", "labels.safetensors") if name not in listed]
+    for name, entry in listed.items():
+        if name not in folder:
+            wrong.append(f"{safe(name)} is missing")
+        elif hashlib.sha256(folder[name]).hexdigest() != entry["sha256"]:
+            wrong.append(f"{safe(name)} has sha256 {hashlib.sha256(folder[name]).hexdigest()[:16]}…, the manifest says {safe(entry['sha256'][:16])}…")
+    wrong += [f"{safe(name)} is not in the manifest" for name in folder if name not in listed and name != "manifest.json"]
+    return wrong
+
+
+def previews(artifact: Artifact) -> dict[str, bytes]:
+    """Files a person can open: a PNG per example where the modality draws one, else one CSV of rows."""
+    shown = [artifact.modality.preview(one) for one in artifact.x[:PREVIEWS]]
+    if shown and shown[0].png is not None:
+        return {f"preview/{k:05d}_class{int(c)}.png": p.png for k, (p, c) in enumerate(zip(shown, artifact.y, strict=False)) if p.png is not None}
+    header = [csv_cell(name) for name, _ in shown[0].cells] if shown else []
+    rows = [[csv_cell(value) for _, value in p.cells] + [csv_cell(artifact.spec.classes[c])] for p, c in zip(shown, artifact.y.tolist(), strict=False)]
+    return {"preview/rows.csv": csv_bytes([[*header, "(class)"], *rows])}
+
+
+def csv_bytes(rows: list[list[Any]]) -> bytes:
+    import csv
+    import io
+
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue().encode("utf-8", "surrogateescape")
+
+
+def card(artifact: Artifact) -> str:
+    """README.md: a dataset card with the Hub's YAML head; every name that comes from data is quoted and escaped."""
+    about, spec = artifact.about, artifact.spec
+    data, method = about.get("data", {}), about.get("method", {})
+    head = {
+        "license": data.get("license") or "unknown",
+        "size_categories": ["n<1K" if len(artifact) < 1000 else "1K<n<10K" if len(artifact) < 10_000 else "10K<n<100K"],
+        "source_datasets": [safe(data.get("source_url") or data.get("source", "unknown"), 500)],
+        "tags": ["dataset-distillation", "datadistill"],
+    }
+    yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
+    mark = {"\\": "\\\\", "`": "'", "|": "\\|", "<": "&lt;", ">": "&gt;", "[": "\\[", "]": "\\]", "*": "\\*", "_": "\\_"}
+    name = lambda text: "".join(mark.get(ch, ch) for ch in safe(text))  # noqa: E731
+    classes = "\n".join(f"| {name(c)} | {int(n)} |" for c, n in zip(spec.classes, artifact.manifest["budget"]["per_class"], strict=True))
+    warning = "\n**Contains originals**: these are real examples, selected, not synthesised.\n" if about.get("contains_originals") else ""
+    loading = "\n\n".join(f"{kind}:\n\n```python\n{code}\n```" for kind, code in loading_code(artifact).items())
+    verdict = artifact.evaluation
+    judged = f"{verdict['verdict']}: {name(verdict['reason'])}" if verdict else "Not evaluated yet: `datadistill evaluate DIR --data SOURCE`."
+    return f"""---
+{yaml}
+---
+
+# {len(artifact)} examples by {name(method.get("name", "?"))}
+
+{len(artifact)} examples ({artifact.bytes} bytes of samples and labels) that stand for {name(data.get("source", "?"))},
+made by datadistill with {name(method.get("paper", ""))}.
+{warning}
+**Verdict** {judged}
+
+Integrity is checked by `datadistill verify`; a whole file is not a promise that the data are private or harmless.
+
+| class | items |
+|---|---|
+{classes}
+
+## Loading
+
+{loading}
+"""
+
+
+def loading_code(artifact: Artifact) -> dict[str, str]:
+    """Three lines each for torch, numpy and datasets."""
+    return {
+        "torch": 'import datadistill\nset = datadistill.load("DIR").to_torch()   # (x, y); set.normalise goes first in the net\nloader = __import__("torch").utils.data.DataLoader(set, batch_size=64, shuffle=True)',
+        "numpy": 'from safetensors.numpy import load_file\nx = load_file("DIR/samples.safetensors")["samples"]\n'
+        + ('y = load_file("DIR/labels.safetensors")["labels"]' if "labels" in artifact.labels.tensors() else 'y = load_file("DIR/labels.safetensors")["logits"].argmax(1)'),
+        "datasets": '# datadistill export DIR --to hf --out HF\nfrom datasets import load_dataset\nset = load_dataset("HF", split="train")',
+    }
