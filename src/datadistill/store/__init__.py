@@ -11,9 +11,9 @@ from .files import check_room, check_target, replace_folder, write_file
 from .folder import read_folder
 from .locks import lock, reap, recover
 from .tensors import flatten, from_bytes, metadata_of, to_bytes, unflatten
-from .workspace import Workspace, cache_folder
+from .workspace import Cache, Workspace, cache_folder
 
 __all__ = [
-    "Workspace", "cache_folder", "check_room", "check_target", "flatten", "from_bytes", "lock", "metadata_of",
+    "Cache", "Workspace", "cache_folder", "check_room", "check_target", "flatten", "from_bytes", "lock", "metadata_of",
     "read_folder", "reap", "recover", "replace_folder", "to_bytes", "unflatten", "write_file",
 ]  # fmt: skip

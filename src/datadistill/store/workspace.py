@@ -39,6 +39,7 @@ class Workspace:
         self.path = sibling(self.out, "work")
         self.config = json.loads(json.dumps(config, sort_keys=True))
         self.notes: list[str] = []
+        self._cache = Cache(self.notes)
 
     def begin(self, resume: Literal["auto", "never", "must"] = "auto") -> bool:
         """Whether there is something to go on from. UsageError where `config` differs from the snapshot's, or "must" finds none; "never" discards."""
@@ -75,26 +76,8 @@ class Workspace:
         return None if newest is None else newest[1]()
 
     def cached(self, name: str, key: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """What `make` returns, made once per name and key and kept in the user's cache folder; on the CPU and contiguous, made or read.
-
-        A damaged file is made again; where nothing can be written, it is made every time.
-        """
-        prefix = f"{re.sub('[^A-Za-z0-9_.-]', '_', name)[:60]}-{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:32]}"
-        folder = cache_folder()
-        for file in sorted(folder.glob(f"{prefix}-*.safetensors")) if folder else ():
-            if (data := _whole(file)) is not None:
-                return from_bytes(data)
-            self._note(f"a damaged file in the cache was made again: {file.name}")
-            remove(file)
-        data = to_bytes(make())
-        try:
-            if folder is not None:
-                file = folder / f"{prefix}-{hashlib.sha256(data).hexdigest()}.safetensors"
-                reap(file)
-                write_file(file, data)
-        except (OSError, DistillError) as error:
-            self._note(f"not kept in the cache: {getattr(error, 'got', error)}")
-        return from_bytes(data)
+        """`Cache.cached`."""
+        return self._cache.cached(name, key, make)
 
     def finish(self) -> None:
         """Remove the working folder: the output is published, or the run discarded."""
@@ -119,6 +102,45 @@ class Workspace:
                 return json.loads(meta["config"]), lambda: unflatten(meta["state"], from_bytes(data))  # noqa: B023
             self._note(f"snapshot {number} is damaged: the one before it is used")
         return None
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+class Cache:
+    """What many runs share (teachers, embeddings, trajectories), in the user's cache folder; as `run.Snapshots` it keeps no snapshot."""
+
+    def __init__(self, notes: list[str] | None = None):
+        self.notes = notes if notes is not None else []
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Nothing: there is no run to go on with."""
+
+    def load(self) -> None:
+        """Nothing."""
+
+    def cached(self, name: str, key: str, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """What `make` returns, made once per name and key and kept in the user's cache folder; on the CPU and contiguous, made or read.
+
+        A damaged file is made again; where nothing can be written, it is made every time.
+        """
+        prefix = f"{re.sub('[^A-Za-z0-9_.-]', '_', name)[:60]}-{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:32]}"
+        folder = cache_folder()
+        for file in sorted(folder.glob(f"{prefix}-*.safetensors")) if folder else ():
+            if (data := _whole(file)) is not None:
+                return from_bytes(data)
+            self._note(f"a damaged file in the cache was made again: {file.name}")
+            remove(file)
+        data = to_bytes(make())
+        try:
+            if folder is not None:
+                file = folder / f"{prefix}-{hashlib.sha256(data).hexdigest()}.safetensors"
+                reap(file)
+                write_file(file, data)
+        except (OSError, DistillError) as error:
+            self._note(f"not kept in the cache: {getattr(error, 'got', error)}")
+        return from_bytes(data)
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
