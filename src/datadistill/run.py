@@ -84,7 +84,7 @@ class Run:
         self.saved: tuple[Any, ...] = ()
         self._rewind: torch.optim.Optimizer | None = None
         self._halvings = 0
-        self._loops = 0
+        self._begun: list[str] = []  # the loops so far that save something
         self._aside = 0  # how many calls of `cached` we are inside of
 
     @property
@@ -106,24 +106,30 @@ class Run:
         if self._aside:
             yield from self._steps_aside(n, label)
             return
-        loop = self._loops
-        self._loops += 1
+        if not saved:  # nothing to go on with: from the start each time, and no snapshot of it
+            with self._progress.bar(label, n, 0) as bar:
+                for it in range(n):
+                    yield it
+                    bar.advance(1)
+            return
+        loop = f"{label} {sum(name.startswith(label) for name in self._begun)}"
+        self._begun.append(loop)
         self.saved, self._halvings = saved, 0
         it, good = 0, None
-        if (state := self._snapshots.load()) is not None and state["loop"] > loop:
-            return  # a later loop of this method had begun, and it saved all that it needs
-        if state is not None and state["loop"] == loop:
+        if (state := self._snapshots.load()) is not None and loop in state["begun"]:
+            if loop != state["begun"][-1]:
+                return  # a later loop had begun, and it saved all that it needs
             it, good = self._restore(state), state["good"]
             self._before, self._began = state["seconds"], time.perf_counter()
             self.notes.append(f"resumed at step {it} of {n}")
         self.looping = True
         try:
             with self._progress.bar(label, n, it) as bar:
-                yield from self._loop(loop, n, it, good or self._copy(loop, it), bar)
+                yield from self._loop(n, it, good or self._copy(it), bar)
         finally:
             self.looping = False
 
-    def _loop(self, loop: int, n: int, it: int, good: State, bar: Any) -> Iterator[int]:
+    def _loop(self, n: int, it: int, good: State, bar: Any) -> Iterator[int]:
         written = time.monotonic()
         while it < n:
             yield from self._counted(it, n)
@@ -134,9 +140,9 @@ class Run:
             it += 1
             bar.advance(1, self.curve[-1] if self.curve else None)
             if it % max(1, n // 100) == 0:  # where a NaN falls back to: at fixed steps, so that a resumed run does the same
-                good = self._copy(loop, it)
+                good = self._copy(it)
             if self.stop_signal or time.monotonic() - written > DISK_EVERY:
-                self._snapshots.save({**self._copy(loop, it), "good": good})
+                self._snapshots.save({**self._copy(it), "good": good})
                 written = time.monotonic()
             if self.stop_signal:
                 raise Interrupted(self.stop_signal, f"stopped after step {it} of {n}, and saved")
@@ -209,9 +215,9 @@ class Run:
             yield it
         self.flops += float(first.total) * n
 
-    def _copy(self, loop: int, it: int) -> State:
+    def _copy(self, it: int) -> State:
         states = [_clone(s.state_dict()) for s in self.saved]
-        return {"loop": loop, "it": it, "saved": states, "curve": list(self.curve), "halvings": self._halvings, "flops": self.flops, "seconds": self.seconds}
+        return {"begun": list(self._begun), "it": it, "saved": states, "curve": list(self.curve), "halvings": self._halvings, "flops": self.flops, "seconds": self.seconds}
 
     def _restore(self, state: State) -> int:
         for target, kept in zip(self.saved, state["saved"], strict=True):
@@ -231,7 +237,7 @@ class Run:
         self._halvings = halvings
         for group in optimizer.param_groups:
             group["lr"] *= 0.5
-        good.update(self._copy(good["loop"], it))
+        good.update(self._copy(it))
         self.notes.append(f"loss not finite: back to step {it}, step size halved to {optimizer.param_groups[0]['lr']:g}")
         return it
 
