@@ -101,16 +101,11 @@ class Run:
     def steps(self, n: int, *saved: Any, label: str = "distilling") -> Iterator[int]:
         """0..n-1, going on where the last snapshot of `saved` stands; progress, snapshots, Ctrl-C and rollback included.
 
-        Inside `cached` a loop has progress and Ctrl-C only: what is cached is kept whole or made again.
+        A method may have several loops; what a later one saves must hold all that it needs of the earlier ones. A loop that
+        saves nothing, or stands inside `cached`, has progress and Ctrl-C only: it is done whole or begun again.
         """
-        if self._aside:
+        if self._aside or not saved:
             yield from self._steps_aside(n, label)
-            return
-        if not saved:  # nothing to go on with: from the start each time, and no snapshot of it
-            with self._progress.bar(label, n, 0) as bar:
-                for it in range(n):
-                    yield it
-                    bar.advance(1)
             return
         loop = f"{label} {sum(name.startswith(label) for name in self._begun)}"
         self._begun.append(loop)
