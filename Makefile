@@ -27,7 +27,7 @@ lint: .venv/.installed
 	$(bin)/ruff check src tests tools examples
 
 docs: .venv/.installed
-	$(bin)/python tools/methods_table.py
+	$(bin)/python tools/reference.py
 
 lock:
 	bash tools/lock

@@ -1,0 +1,32 @@
+"""The package at a tiny scale: what documentation and examples are run with, so that every command in them is run.
+
+Imported, it does nothing. `shrink()` cuts iterations, training steps and learning rates in this process; run as a program,
+it is the `datadistill` command line so cut.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+SMALL = {"iterations": 3, "steps": 3, "epochs": 1, "repeats": 1, "width": 4, "real_batch": 16}
+
+
+def shrink() -> None:
+    """Smaller defaults of every method's hyper-parameters, and protocols of a few steps with the same names."""
+    from datadistill.evaluate import protocol
+    from datadistill.methods import BUILT_IN
+
+    for method in BUILT_IN:
+        defaults = method.__init__.__kwdefaults__ or {}
+        defaults.update({name: value for name, value in SMALL.items() if name in defaults})
+    sizes = {"convnet": {"width": 4}, "resnet": {"width": 4, "blocks": (1, 1)}, "vgg": {"width": 4}}
+    for name, whole in list(protocol.PROTOCOLS.items()):
+        protocol.PROTOCOLS[name] = replace(whole, steps=3, full_steps=3, lrs=whole.lrs[:1], sizes=sizes)
+
+
+if __name__ == "__main__":
+    shrink()
+    from datadistill.cli import main
+
+    main(sys.argv[1:])

@@ -1,0 +1,132 @@
+"""Writes the generated parts of the documentation: docs/methods.md from the method classes, docs/cli.md from the commands.
+
+    python tools/reference.py            write them
+    python tools/reference.py --check    say which are stale, and exit 1
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; the rest of a page is written by hand.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import get_type_hints
+
+DOCS = Path(__file__).parents[1] / "docs"
+PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").split("\n")[0]
+
+
+def cell(text: object) -> str:
+    """Text for a cell of a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def table(head: list[str], rows: list[list[object]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(map(cell, row)) + " |"
+
+
+# -- methods ---------------------------------------------------------------------------------------------------------
+
+
+def all_methods() -> list[type]:
+    from datadistill.methods import BUILT_IN
+
+    return list(BUILT_IN)
+
+
+def field_comments(cls: type) -> dict[str, str]:
+    """Field -> the comment on its line, over the class and its bases."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        source = inspect.getsource(base) if base.__module__.startswith("datadistill") else "class _: ..."
+        lines = source.splitlines()
+        for node in ast.parse(source).body[0].body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                _, mark, comment = lines[node.lineno - 1].partition("  # ")
+                found[node.target.id] = comment if mark else found.get(node.target.id, "")
+    return found
+
+
+def kind(annotation: object) -> str:
+    options = getattr(annotation, "__args__", None)
+    if options is None:
+        return annotation.__name__
+    return " or ".join("none" if o is type(None) else f"`{o}`" if isinstance(o, str) else o.__name__ for o in options)
+
+
+def methods_overview() -> Iterator[str]:
+    rows = [[f"[`{m.name}`](#{m.name})", m.family, ", ".join(m.takes()), m.scales_over or "", m.paper] for m in all_methods()]
+    yield from table(["method", "family", "takes", "scales over", "paper"], rows)
+
+
+def methods_each() -> Iterator[str]:
+    for m in all_methods():
+        yield from ("", f"### {m.name}", "", first_line(m), "")
+        notes = inspect.getdoc(sys.modules[m.__module__]) or ""
+        yield from ("```text", notes, "```", "")
+        comments, hints = field_comments(m), get_type_hints(m)
+        rows = [[f"`{f.name}`", f"`{f.default}`", kind(hints[f.name]), comments.get(f.name, "")] for f in fields(m)]
+        yield from table(["hyper-parameter", "default", "type", ""], rows) if rows else ["No hyper-parameters."]
+    yield ""
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+def commands() -> dict[str, object]:
+    from datadistill.cli.commands import cli
+
+    return dict(sorted(cli.commands.items()))
+
+
+def commands_each() -> Iterator[str]:
+    import click
+
+    for name, command in commands().items():
+        arguments = " ".join(p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument))
+        yield from ("", f"### datadistill {name}", "", f"`datadistill {name} {arguments}`".replace(" `", "`"), "", cell(command.help.split("\f")[0]), "")
+        rows = []
+        for p in command.params:
+            if isinstance(p, click.Option) and not p.hidden:
+                flag = ", ".join(f"`{o}`" for o in sorted(p.opts, key=len, reverse=True))
+                default = "" if p.is_flag or p.default in (None, ()) or not isinstance(p.default, (int, float, str)) else f"`{p.default}`"
+                choices = " One of " + ", ".join(p.type.choices) + "." if isinstance(p.type, click.Choice) else ""
+                rows.append([flag, default, f"`{p.envvar}`" if p.envvar else "", (p.help or "").replace("  [default: 10]", " 10 if no budget is given.") + choices])
+        yield from table(["flag", "default", "environment", ""], rows) if rows else ["It takes no flags."]
+    yield ""
+
+
+PARTS = {"methods_overview": methods_overview, "methods_each": methods_each, "commands_each": commands_each}
+
+
+def fresh(text: str) -> str:
+    """The page with its generated parts as they should be."""
+    return PART.sub(lambda m: m[1] + "\n".join(PARTS[m[2]]()) + "\n" + m[3], text)
+
+
+def main(arguments: list[str]) -> int:
+    stale = []
+    for page in sorted(DOCS.glob("*.md")):
+        text = page.read_text("utf-8")
+        if (new := fresh(text)) != text:
+            stale.append(page.name)
+            if "--check" not in arguments:
+                page.write_text(new, "utf-8")
+    print(f"{'stale' if '--check' in arguments else 'written'}: {', '.join(stale) or 'nothing'}")
+    return int("--check" in arguments and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
