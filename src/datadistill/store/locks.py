@@ -68,12 +68,17 @@ def stem(path: Path) -> str:
     return name if len(os.fsencode(name)) <= 200 else hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
-def siblings(path: Path, suffix: str) -> list[Path]:
-    pattern = re.compile(rf"\.{re.escape(stem(path))}\.\d+-[0-9a-f]{{12}}\.{suffix}")
+def temporaries(folder: Path, name: str, suffix: str) -> list[Path]:
+    """The temporaries in `folder` of what is called `name` (a regular expression)."""
+    pattern = re.compile(rf"\.{name}\.\d+-[0-9a-f]{{12}}\.{suffix}", re.DOTALL)
     try:
-        return sorted(p for p in path.parent.iterdir() if pattern.fullmatch(p.name))
+        return sorted(p for p in folder.iterdir() if pattern.fullmatch(p.name))
     except OSError:
         return []
+
+
+def siblings(path: Path, suffix: str) -> list[Path]:
+    return temporaries(path.parent, re.escape(stem(path)), suffix)
 
 
 # -- locks and orphans ------------------------------------------------------------------------------------------------
@@ -129,9 +134,9 @@ def recover(path: str | os.PathLike) -> int:
 
 
 def reap(path: str | os.PathLike) -> int:
-    """Remove what killed writers of `path` left beside it, and `recover`. Returns how many; what a live writer holds stays."""
+    """Remove what killed writers left of `path`, beside it and in its working folder, and `recover`. Returns how many; what is held stays."""
     count, path = recover(path), real(path)
-    for temp in siblings(path, "tmp"):
+    for temp in siblings(path, "tmp") + temporaries(sibling(path, "work"), ".*", "tmp"):
         with held(temp) as ours:
             if ours:
                 remove(temp)

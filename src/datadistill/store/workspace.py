@@ -44,6 +44,8 @@ class Workspace:
     def begin(self, resume: Literal["auto", "never", "must"] = "auto") -> bool:
         """Whether there is something to go on from. UsageError where `config` differs from the snapshot's, or "must" finds none; "never" discards."""
         check_target(self.out)
+        if orphans := reap(self.out):
+            self._note(f"removed {orphans} stale temporar{'y' if orphans == 1 else 'ies'} of a run that was killed")
         if resume == "never":
             self.finish()
         newest = self._newest()
