@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import modalities, store
 from ..spec import Spec
-from . import Data, Found
+from .found import Data, Found
 from .task import Real
 
 SPLITS = ("train", "val", "test")

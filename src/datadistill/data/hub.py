@@ -1,0 +1,176 @@
+"""Sets of the `datasets` library: from the Hub (hf:NAME or hf:NAME:CONFIG), saved to disk, one .arrow file, or in memory.
+
+No code of a set is run (datasets 4 and later run none). Images are decoded here, not by datasets, from the bytes in the set; one that
+only names a file is read if the file lies in the set's own folder or in the Hub's cache.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from ..errors import BadInput, DistillError, UsageError
+from ..extras import need
+from ..text import safe
+from .pictures import FILE_BYTES, Rejected, decode_all
+from .raw import SPLIT_WORDS, Ask, Raw
+
+LABEL_WORDS = ("label", "labels", "target", "class", "y")
+
+
+def read(source: str, ask: Ask) -> Raw:
+    """hf:NAME or hf:NAME:CONFIG, downloaded by `datasets` into its own cache."""
+    datasets = need("datasets", "data")
+    name, _, config = source.removeprefix("hf:").partition(":")
+    with _loading(datasets, f"the set {safe(name)!r}"):
+        loaded = datasets.load_dataset(name, config or None)
+    return of_splits("hub", _splits(loaded), ask, [Path(datasets.config.HF_CACHE_HOME)])
+
+
+def read_folder(path: Path, ask: Ask) -> Raw:
+    """A folder written by `save_to_disk`."""
+    datasets = need("datasets", "data")
+    with _loading(datasets, safe(path)):
+        loaded = datasets.load_from_disk(str(path))
+    return of_splits("datasets folder", _splits(loaded), ask, [path])
+
+
+def read_arrow(path: Path, ask: Ask) -> Raw:
+    """One .arrow file."""
+    datasets = need("datasets", "data")
+    with _loading(datasets, safe(path)):
+        loaded = datasets.Dataset.from_file(str(path))
+    return of_splits("arrow", {"train": loaded}, ask, [path.parent])
+
+
+def read_object(source: Any, ask: Ask) -> Raw:
+    """A Dataset or DatasetDict in memory."""
+    return of_splits("dataset", _splits(source), ask, None)
+
+
+@contextmanager
+def _loading(datasets: ModuleType, what: str) -> Iterator[None]:
+    """Errors as ours; no bars of its own on the terminal."""
+    silent = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    except (DistillError, MemoryError):
+        raise
+    except Exception as error:  # it raises errors of a dozen libraries
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadInput(f"{what} cannot be loaded by datasets ({safe(text, 300)})", "a set on the Hub, or a folder written by save_to_disk") from error
+    finally:
+        if not silent:
+            datasets.enable_progress_bars()
+
+
+def _splits(loaded: Any) -> dict[str, Any]:
+    """split -> Dataset; a single split, whatever its name, is the training split."""
+    if not isinstance(loaded, Mapping):
+        return {"train": loaded}
+    named = {SPLIT_WORDS[name.lower()]: part for name, part in loaded.items() if name.lower() in SPLIT_WORDS}
+    if "train" not in named and len(loaded) == 1:
+        return {"train": next(iter(loaded.values()))}
+    if "train" not in named:
+        raise BadInput(f"splits {', '.join(safe(n) for n in loaded)}", "one called train")
+    return named
+
+
+def of_splits(kind: str, splits: dict[str, Any], ask: Ask, roots: list[Path] | None) -> Raw:
+    """split -> Dataset. roots: folders that images may be read from (None: any; the set is the caller's own object)."""
+    features = splits["train"].features
+    if features is None:
+        raise BadInput("a set that does not say what its columns are", "a set with features")
+    label = _label(features, ask.label)
+    for split, part in splits.items():
+        if part.features is None or set(part.features) != set(features):
+            raise BadInput(f"the {split} split has other columns than train", "the same columns in every split")
+    names = getattr(features[label], "names", None)
+    declared = tuple(names) if names else ()
+    pictures = [name for name, feature in features.items() if type(feature).__name__ == "Image" and name != label]
+    if pictures:
+        return _images(kind, splits, ask, label, declared, pictures[0], roots)
+    return _table(kind, splits, label, declared)
+
+
+def _label(features: Mapping[str, Any], asked: str | None) -> str:
+    if asked is not None:
+        if asked not in features:
+            raise UsageError(f"there is no column {safe(asked)!r}", f"--label with one of {', '.join(safe(n, 40) for n in list(features)[:30])}")
+        return asked
+    classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    likely = classes if len(classes) == 1 else [name for name in LABEL_WORDS if name in features][:1]
+    if not likely:
+        raise UsageError("the set does not say which column is the label", f"--label with one of {', '.join(safe(n, 40) for n in list(features)[:30])}")
+    return likely[0]
+
+
+def _values(part: Any, label: str, declared: tuple[str, ...]) -> np.ndarray:
+    from .columns import text_of
+
+    column = part.select_columns([label]).with_format("arrow")[:][label]
+    if declared:
+        return column.fill_null(-1).to_numpy().astype(np.int64)
+    return np.array(text_of(column).to_pylist(), dtype=object)
+
+
+def _images(kind: str, splits: dict[str, Any], ask: Ask, label: str, declared: tuple[str, ...], column: str, roots: list[Path] | None) -> Raw:
+    from datasets import Image
+
+    from .folder import of_pictures
+    from .split import class_numbers
+
+    labels = {split: _values(part, label, declared) for split, part in splits.items()}
+    classes, numbers = class_numbers(labels, declared)
+    inside = None if roots is None else [os.path.realpath(root) for root in roots]
+    openers: list[Callable[[], BinaryIO]] = []
+    where: list[tuple[str, int]] = []
+    for split, part in splits.items():
+        encoded = part.select_columns([column]).with_format(None).cast_column(column, Image(decode=False))
+        openers += [partial(_opener, encoded, row, column, inside) for row in range(len(part))]
+        where += [(split, int(c)) for c in numbers[split]]
+    rows = [(split, row) for split, part in splits.items() for row in range(len(part))]
+    pictures = decode_all(openers, ask.progress, ask.size)
+    raw = of_pictures(kind, pictures, [where[k] for k in pictures.kept], classes)
+    raw.rejects = [(f"{rows[k][0]} row {rows[k][1] + 1}", reason) for k, reason in sorted(pictures.rejects.items())]
+    return raw
+
+
+def _opener(encoded: Any, row: int, column: str, roots: list[str] | None) -> BinaryIO:
+    value = encoded[row][column]
+    if value is None:
+        raise Rejected("no image")
+    if value["bytes"] is not None:
+        return io.BytesIO(value["bytes"])
+    path = os.path.realpath(value["path"] or "")
+    if not os.path.isfile(path) or (roots is not None and not any(path.startswith(root + os.sep) for root in roots)):
+        raise Rejected("a path that is no file of the set")
+    if os.path.getsize(path) > FILE_BYTES:
+        raise Rejected("too large a file")
+    return open(path, "rb")
+
+
+def _table(kind: str, splits: dict[str, Any], label: str, declared: tuple[str, ...]) -> Raw:
+    from .table import of_columns
+
+    labels = {split: _values(part, label, declared) for split, part in splits.items()}
+    tables = {}
+    for split, part in splits.items():
+        table = part.with_format("arrow")[:].drop_columns([label])
+        for name, feature in part.features.items():
+            if name != label and type(feature).__name__ == "ClassLabel":  # class numbers are categories, not numbers
+                codes = table[name].combine_chunks().cast(pa.int32())
+                words = pa.DictionaryArray.from_arrays(codes, pa.array(feature.names)).cast(pa.string())
+                table = table.set_column(table.column_names.index(name), name, words)
+        tables[split] = table
+    return of_columns(kind, tables, labels, label, declared=declared)

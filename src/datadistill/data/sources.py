@@ -1,0 +1,113 @@
+"""Which reader takes a source: one table, asked from the top."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput
+from ..text import safe
+from . import guard
+from .raw import Ask, Raw
+
+
+@dataclass(frozen=True)
+class Reader:
+    """`takes(source)` says yes to its sources; `module:function` reads them (imported when needed)."""
+
+    takes: Callable[[Any], bool]
+    reads: str
+
+
+def _text(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike))
+
+
+def _of(module: str, name: str) -> Callable[[Any], bool]:
+    """Whether the source's class, or one it inherits from, is this one; nothing is imported for the question."""
+    return lambda source: any(c.__module__.split(".")[0] == module and c.__name__ == name for c in type(source).__mro__)
+
+
+def _saved_dataset(path: Path) -> bool:
+    return (path / "dataset_dict.json").is_file() or ((path / "dataset_info.json").is_file() and (path / "state.json").is_file())
+
+
+def _table_folder(path: Path) -> bool:
+    from .table import split_files
+
+    return "train" in split_files(path)
+
+
+OBJECTS = (
+    Reader(lambda s: isinstance(s, str) and s == "digits", "digits:read"),
+    Reader(lambda s: isinstance(s, str) and s.startswith("hf:"), "hub:read"),
+    Reader(_text, "sources:read_path"),
+    Reader(lambda s: _of("datasets", "Dataset")(s) or _of("datasets", "DatasetDict")(s), "hub:read_object"),
+    Reader(_of("pandas", "DataFrame"), "table:read_frame"),
+    Reader(lambda s: _of("torch", "Dataset")(s), "items:read"),
+    Reader(lambda s: isinstance(s, Mapping), "objects:read_mapping"),
+    Reader(lambda s: isinstance(s, (tuple, list)), "objects:read_pair"),
+    Reader(lambda s: hasattr(s, "__getitem__") and hasattr(s, "__len__") and not hasattr(s, "dtype"), "items:read"),
+)
+
+FOLDERS = (
+    Reader(_saved_dataset, "hub:read_folder"),
+    Reader(_table_folder, "table:read_folder"),
+    Reader(lambda path: True, "folder:read"),
+)
+
+FILES = {"npz": "npz:read", "parquet": "table:read_file", "text": "table:read_file", "arrow": "hub:read_arrow"}
+PACKED = frozenset({"zip", "tar", "gzip", "bzip2", "xz", "zstd", "7z", "rar"})
+EXPECTED = (
+    "'digits', a folder with one sub-folder of images per class, an .npz, .csv, .tsv or .parquet file, a folder with train.* and test.* of those, "
+    "hf:NAME, or a saved datasets folder; from Python also (X, y), a dict of arrays, a torch Dataset or a pandas frame"
+)
+
+
+def read(source: Any, ask: Ask) -> Raw:
+    """What the first reader that takes the source finds in it."""
+    for reader in OBJECTS:
+        if reader.takes(source):
+            return _call(reader.reads, source, ask)
+    raise BadInput(f"a source of type {type(source).__name__}", EXPECTED)
+
+
+def read_path(source: str | os.PathLike[str], ask: Ask) -> Raw:
+    """A file or a folder."""
+    path = Path(os.fsdecode(source)).expanduser()
+    try:
+        if path.is_dir():
+            return _call(next(r for r in FOLDERS if r.takes(path)).reads, path, ask)
+        if not path.exists():
+            raise BadInput(f"{safe(path)} does not exist", EXPECTED)
+        if not path.is_file():
+            raise BadInput(f"{safe(path)} is no regular file", EXPECTED)
+    except (OSError, ValueError) as error:  # no permission, a name too long, a NUL in it
+        raise BadInput(f"{safe(path)} cannot be read ({safe(getattr(error, 'strerror', None) or error)})", EXPECTED) from error
+    kind = guard.kind_of(path)
+    if kind in PACKED:
+        raise BadInput(
+            f"{safe(path)} is an archive ({kind}); archives may hold links and paths that leave their folder, so they are not unpacked here",
+            EXPECTED,
+            "unpack it into a folder of its own and give the folder",
+        )
+    if kind not in FILES:
+        alone = kind in guard.PICTURES or kind == "npy"
+        raise BadInput(f"{safe(path)} is {'one ' if alone else 'a file of kind '}{kind}{' without labels' if alone else ''}", EXPECTED)
+    return _call(FILES[kind], path, ask)
+
+
+def _call(reads: str, source: Any, ask: Ask) -> Raw:
+    module, function = reads.split(":")
+    return getattr(import_module(f".{module}", __package__), function)(source, ask)
+
+
+def shown(source: Any) -> str:
+    """How a source is named to a person."""
+    if _text(source):
+        return safe(os.fsdecode(source), 200)
+    return f"{type(source).__name__} in memory"
