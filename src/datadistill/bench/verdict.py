@@ -44,7 +44,7 @@ def evaluate(artifact: Artifact, data: Data, protocol: Protocol, *, seed: int = 
     best = best_coreset(task, students, protocol, seed, device=device, snapshots=snapshots, progress=progress)
     augment = bool(artifact.about.get("recipe", {}).get("augment", True))
     arms = [
-        Arm("distilled", lambda _: (artifact, artifact.labels), protocol.steps, augment, {"items": len(artifact), "bytes": artifact.bytes}),
+        Arm("distilled", lambda _: (artifact, artifact.labels), protocol.steps, augment, {"items": artifact.items, "bytes": artifact.bytes}),
         Arm("random", random, protocol.steps, about=_size(quota, train_split)),
         Arm("coreset", lambda _: best.sample, protocol.steps, about={"method": best.method, "candidates": best.candidates, **_size(quota, train_split)}),
         Arm("full", full, protocol.full_steps, about=_size(train_split.counts, train_split)),
@@ -57,7 +57,7 @@ def evaluate(artifact: Artifact, data: Data, protocol: Protocol, *, seed: int = 
         "verdict": verdict.word,
         "reason": verdict.reason,
         "protocol": {**protocol.to_json(), "students": students},
-        "budget": {"items": len(artifact), "bytes": artifact.bytes},
+        "budget": {"items": artifact.items, "bytes": artifact.bytes},
         "arms": {a.name: arm_json(a, scores[a.name], names) for a in arms},
         "differences": {other: paired(scores["distilled"].accuracy(), scores[other].accuracy()) for other in ("random", "coreset", "full", "full_equal_steps")},
         "cost": cost(artifact, scores, device),

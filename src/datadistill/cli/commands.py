@@ -78,9 +78,9 @@ def distill(ctx: click.Context, **flags: Any) -> None:
         keys = ("sha256", "budget", "method", "seed", "cost", "contains_originals", "notes")
         click.echo(json.dumps({"out": safe(flags["out"], 4096), "dry_run": flags["dry_run"], **{k: manifest[k] for k in keys if k in manifest}}))
     elif flags["dry_run"]:
-        click.echo(f"would distil {len(artifact)} items, {size(artifact.bytes)}, by {about['method']['name']} into {safe(flags['out'], 4096)}")
+        click.echo(f"would distil {artifact.items} items, {size(artifact.bytes)}, by {about['method']['name']} into {safe(flags['out'], 4096)}")
     else:
-        click.echo(f"{len(artifact)} items, {size(artifact.bytes)} in {safe(flags['out'], 4096)} after {duration(about['cost']['seconds'])}")
+        click.echo(f"{artifact.items} items, {size(artifact.bytes)} in {safe(flags['out'], 4096)} after {duration(about['cost']['seconds'])}")
         click.echo(f"report: {safe(flags['out'] / 'report.html', 4096)}")
 
 

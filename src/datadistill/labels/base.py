@@ -58,6 +58,21 @@ class Soft(Labels):
         return {"logits": self.logits}
 
 
+@final
+class Repeated(Labels):
+    """The labels of items of which each gives `times` examples, one after the other; stored once per item."""
+
+    def __init__(self, items: Labels, times: int):
+        self.items, self.times = items, times
+        self.hard = items.hard.repeat_interleave(times)
+
+    def targets(self, indices: Tensor, epoch: int = 0, view: int = 0) -> Tensor:
+        return self.items.targets(indices // self.times, epoch, view)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.items.tensors()
+
+
 def of(tensors: Mapping[str, Tensor], classes: int) -> Labels:
     """The labels that `tensors()` wrote."""
     if set(tensors) == {"labels"} and tensors["labels"].ndim == 1:

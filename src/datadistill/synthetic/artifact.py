@@ -1,7 +1,7 @@
 """The artifact: what is kept of a synthetic set. A folder (or a zip of it) of safetensors, PNG or CSV, and JSON.
 
     manifest.json         everything about the set, and the sha256 and size of every other file
-    samples.safetensors   "samples" (n, *spec.stored): what training reads and every score is taken from
+    samples.safetensors   "samples" (n, *spec.stored), or what another form keeps: the examples that training reads and every score is taken from
     labels.safetensors    the labels
     preview/  README.md  report.html  recipe.lock  evaluation.json      for people, and to repeat the run
 """
@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from .. import labels as label_kinds
 from .. import modalities, store
 from ..errors import BadInput
-from ..labels import Labels
+from ..labels import Labels, Repeated
 from ..modalities import Modality
 from ..spec import Spec
 from ..text import csv_cell, safe
+from . import forms
 from .set import Recipe, SyntheticSet
 
 FORMAT = 1
@@ -32,17 +33,24 @@ PREVIEWS = 500  # at most so many examples are also kept as pictures
 
 
 class Artifact:
-    """A synthetic set as stored: `x` (n, *spec.stored), `labels`, `manifest`, and other files by name in `files`."""
+    """A synthetic set as stored: `x` (n, *spec.stored) and `labels` of its examples, `manifest`, and other files by name in `files`.
 
-    def __init__(self, x: Tensor, labels: Labels, modality: Modality, about: Mapping[str, Any] | None = None, files: Mapping[str, bytes] | None = None):
+    pack   where an item is not an example as it stands (see `forms`): (the form, its tensors), from which x was made and
+           which are kept in its place; the labels are then `Repeated`
+    """
+
+    def __init__(self, x: Tensor, labels: Labels, modality: Modality, about: Mapping[str, Any] | None = None, files: Mapping[str, bytes] | None = None,
+                 pack: tuple[dict[str, Any], dict[str, Tensor]] | None = None):
         self.x, self.labels, self.modality = x, labels, modality
+        self.form, self.tensors = pack or ({"name": forms.Pixels.name}, {"samples": x})
         self.about: dict[str, Any] = dict(about or {})
         self.files: dict[str, bytes] = dict(files or {})
 
     @classmethod
     def of(cls, syn: SyntheticSet, about: Mapping[str, Any]) -> Artifact:
         originals = {"contains_originals": syn.origin is not None, "recipe": syn.recipe.to_json()}
-        return cls(syn.stored().cpu().contiguous(), syn.labels, syn.modality, {**about, **originals})
+        pack = syn.form.about(), syn.pack()
+        return cls(forms.rows(*pack, syn.modality)[0], syn.example_labels(), syn.modality, {**about, **originals}, pack=pack)
 
     # -- what it is ---------------------------------------------------------------------------------------------------
 
@@ -63,30 +71,42 @@ class Artifact:
         return self.labels.hard
 
     @property
+    def items(self) -> int:
+        """How many items are stored; each gives one example or several."""
+        return len(self) // self.each
+
+    @property
+    def each(self) -> int:
+        return self.labels.times if isinstance(self.labels, Repeated) else 1
+
+    @property
     def bytes(self) -> int:
         """Samples and labels as stored: what a budget counts."""
-        return sum(t.numel() * t.element_size() for t in (self.x, *self.labels.tensors().values()))
+        return sum(t.numel() * t.element_size() for t in (*self.tensors.values(), *self.labels.tensors().values()))
 
     @cached_property
     def sha256(self) -> str:
         """The identity of the set: sha256 over samples, labels and spec. Costs, dates and pages do not enter."""
         digest = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode())
+        if self.form["name"] != forms.Pixels.name:
+            digest.update(json.dumps(self.form, sort_keys=True).encode())
         for name in ("samples.safetensors", "labels.safetensors"):
             digest.update(hashlib.sha256(self._payload[name]).digest())
         return digest.hexdigest()
 
     @cached_property
     def _payload(self) -> dict[str, bytes]:
-        return {"samples.safetensors": store.to_bytes({"samples": self.x}), "labels.safetensors": store.to_bytes(self.labels.tensors())}
+        return {"samples.safetensors": store.to_bytes(self.tensors), "labels.safetensors": store.to_bytes(self.labels.tensors())}
 
     @property
     def manifest(self) -> dict[str, Any]:
-        counts = torch.bincount(self.y, minlength=len(self.spec.classes)).tolist()
+        counts = (torch.bincount(self.y, minlength=len(self.spec.classes)) // self.each).tolist()
         return {
             "format": FORMAT,
             "sha256": self.sha256,
             "spec": self.spec.to_json(),
-            "budget": {"items": len(self), "bytes": self.bytes, "per_class": counts},
+            "form": self.form,
+            "budget": {"items": self.items, "examples": len(self), "bytes": self.bytes, "per_class": counts},
             **self.about,
         }
 
@@ -133,16 +153,17 @@ class Artifact:
             raise BadInput(f"{safe(path)} is damaged: " + "; ".join(wrong[:5]), "the files that the manifest lists", "get the artifact again, or distil again")
         try:
             spec = Spec.from_json(manifest["spec"])
-            x = store.from_bytes(folder["samples.safetensors"])["samples"]
+            form, tensors = dict(manifest.get("form", {"name": forms.Pixels.name})), store.from_bytes(folder["samples.safetensors"])
+            x, each = forms.rows(form, tensors, modalities.of(spec))
             kept = label_kinds.of(store.from_bytes(folder["labels.safetensors"]), len(spec.classes))
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{safe(path)} has a manifest or tensors that do not fit: {error!r}", "an artifact of this format") from error
-        if tuple(x.shape[1:]) != spec.stored or str(x.dtype).removeprefix("torch.") != spec.dtype or len(x) != len(kept.hard):
-            raise BadInput(f"samples of shape {tuple(x.shape)} {x.dtype} and {len(kept.hard)} labels", f"(n, {spec.stored}) {spec.dtype} with a label each")
+        if len(x) != each * len(kept.hard):
+            raise BadInput(f"{len(x)} examples and {len(kept.hard)} labels", f"a label for every {each}")
         own = {"manifest.json", "samples.safetensors", "labels.safetensors", "README.md"}
         files = {name: folder[name] for name in manifest["files"] if name not in own and not name.startswith("preview/")}
-        about = {k: v for k, v in manifest.items() if k not in ("format", "sha256", "spec", "budget", "files")}
-        artifact = cls(x, kept, modalities.of(spec), about, files)
+        about = {k: v for k, v in manifest.items() if k not in ("format", "sha256", "spec", "form", "budget", "files")}
+        artifact = cls(x, Repeated(kept, each) if each > 1 else kept, modalities.of(spec), about, files, (form, tensors))
         if artifact.sha256 != manifest["sha256"]:
             raise BadInput(f"{safe(path)} names the sha256 {safe(manifest['sha256'])} but holds {artifact.sha256}", "the same", "distrust it")
         return artifact
@@ -268,7 +289,9 @@ def loading_code(artifact: Artifact) -> dict[str, str]:
     """Three lines each for torch, numpy and datasets."""
     return {
         "torch": 'import datadistill\nset = datadistill.load("DIR").to_torch()   # (x, y); set.normalise goes first in the net\nloader = __import__("torch").utils.data.DataLoader(set, batch_size=64, shuffle=True)',
-        "numpy": 'from safetensors.numpy import load_file\nx = load_file("DIR/samples.safetensors")["samples"]\n'
+        "numpy": 'import datadistill\nx, y = datadistill.load("DIR").numpy()   # what is stored is smaller than the examples that come out of it'
+        if artifact.each > 1
+        else 'from safetensors.numpy import load_file\nx = load_file("DIR/samples.safetensors")["samples"]\n'
         + ('y = load_file("DIR/labels.safetensors")["labels"]' if "labels" in artifact.labels.tensors() else 'y = load_file("DIR/labels.safetensors")["logits"].argmax(1)'),
         "datasets": '# datadistill export DIR --to hf --out HF\nfrom datasets import load_dataset\nset = load_dataset("HF", split="train")',
     }

@@ -8,6 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
+
 from .. import store
 from ..errors import UsageError
 from ..text import safe
@@ -56,8 +58,8 @@ def _npz(artifact: Artifact) -> bytes:
     if x.ndim == 4:  # Keras keeps channels last, and grey pictures without a channel axis
         x = x[:, 0] if x.shape[1] == 1 else np.moveaxis(x, 1, -1)
     arrays = {"x_train": x, "y_train": y, "classes_json": np.frombuffer(json.dumps(artifact.spec.classes).encode(), np.uint8)}
-    if "logits" in (kept := artifact.labels.tensors()):
-        arrays["soft_labels_train"] = kept["logits"].float().softmax(1).numpy()
+    if "logits" in artifact.labels.tensors():
+        arrays["soft_labels_train"] = artifact.labels.targets(torch.arange(len(artifact))).numpy()
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..data.task import Real, Task
-from ..labels import Hard, Labels
+from ..labels import Hard, Labels, Repeated
+from . import forms
+from .forms import Form, Pixels, Start, real_indices
 
 
 @dataclass(frozen=True)
@@ -25,26 +27,23 @@ class Recipe:
 
 
 class SyntheticSet(nn.Module):
-    """n synthetic examples: `x` (n, *spec.shape) in network space, `labels`, and how to train on them.
+    """n items as a form keeps them, their `labels`, and how to train on the examples that they give.
 
-    A set of real examples (`select`) also keeps their stored rows, so that they come out bit for bit, and `origin`, where
-    each stands in task.train.
+    In the usual form, pixels, an item is an example: `x` (n, *spec.shape) in network space. A set of real examples
+    (`select`) also keeps their stored rows, so that they come out bit for bit, and `origin`, where each stands in task.train.
     """
 
-    def __init__(self, x: Tensor, labels: Labels, modality, *, rows: Tensor | None = None, origin: Tensor | None = None, recipe: Recipe | None = None):
+    def __init__(self, x: Tensor | Form, labels: Labels, modality, *, rows: Tensor | None = None, origin: Tensor | None = None, recipe: Recipe | None = None):
         super().__init__()
-        self.x = nn.Parameter(x, requires_grad=rows is None)
+        self.form = x if isinstance(x, Form) else Pixels(x, modality)
+        self.form.requires_grad_(rows is None)
         self.labels, self.modality, self.recipe = labels, modality, recipe or Recipe()
         self.rows, self.origin = rows, origin
 
     @classmethod
-    def init(cls, task: Task, how: Literal["real", "noise"], rng: torch.Generator) -> SyntheticSet:
-        """The start of a distillation: real examples of each class, or noise; labels in class order."""
-        if how == "real":
-            x = task.train.read(real_indices(task, rng))
-        else:
-            x = task.modality.noise(int(task.quota.sum()), rng)
-        return cls(x, Hard(task.labels, len(task.classes)), task.modality)
+    def init(cls, task: Task, how: Start, rng: torch.Generator, form: str = "pixels") -> SyntheticSet:
+        """The start of a distillation: real examples of each class, or noise, in a form of `forms`; labels in class order."""
+        return cls(forms.start(form, task, how, rng), Hard(task.labels, len(task.classes)), task.modality)
 
     @classmethod
     def select(cls, task: Task, indices: Tensor) -> SyntheticSet:
@@ -57,26 +56,46 @@ class SyntheticSet(nn.Module):
         return cls(real.modality.read(rows), Hard(real.labels[indices], classes), real.modality, rows=rows, origin=indices)
 
     @property
+    def x(self) -> nn.Parameter:
+        """(n, *spec.shape) the items in network space, of a form whose items look like examples."""
+        return self.form.x
+
+    @property
     def y(self) -> Tensor:
-        """(n,) the class of each example."""
+        """(n,) the class of each item."""
         return self.labels.hard
+
+    @property
+    def each(self) -> int:
+        """How many examples an item gives."""
+        return self.form.each
 
     def __len__(self) -> int:
         return len(self.y)
 
     def where(self, c: int) -> Tensor:
-        """The rows of class c."""
+        """The items of class c."""
         return (self.y == c).nonzero().squeeze(1)
 
+    def examples(self, items: Tensor | None = None) -> Tensor:
+        """(k * each, *spec.shape) what students see of these items (k,), or of all, in network space; differentiable."""
+        return self.form(items)
+
+    def example_labels(self) -> Labels:
+        """The labels of all examples."""
+        return self.labels if self.each == 1 else Repeated(self.labels, self.each)
+
     def clamp_(self) -> None:
-        """Make x legal again, in place."""
-        self.modality.clamp_(self.x.data)
+        """Make the items legal again, in place."""
+        self.form.clamp_()
+
+    def pack(self) -> dict[str, Tensor]:
+        """What the artifact keeps of the items."""
+        return {"samples": self.rows.cpu().contiguous()} if self.rows is not None else self.form.pack()
 
     def stored(self) -> Tensor:
-        """(n, *spec.stored): what the artifact keeps and every score is taken from."""
-        return self.rows if self.rows is not None else self.modality.write(self.x.data)
+        """(n * each, *spec.stored) the examples that come out of what is kept: every score is taken from them."""
+        return forms.rows(self.form.about(), self.pack(), self.modality)[0]
 
 
-def real_indices(task: Task, rng: torch.Generator) -> Tensor:
-    """A random choice of task.quota[c] real examples of each class, in class order."""
-    return torch.cat([task.train.pick(c, int(task.quota[c]), rng) for c in task.classes])
+__all__ = ["Recipe", "SyntheticSet", "real_indices"]

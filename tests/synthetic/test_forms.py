@@ -1,0 +1,164 @@
+"""Forms: what students see comes out of what is stored, by a rule that can be done by hand, and nothing else is counted."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from datadistill.data.task import Real, Task
+from datadistill.errors import BadInput, UsageError
+from datadistill.labels import Hard, Repeated, Soft
+from datadistill.modalities import Image, Tabular
+from datadistill.rng import rng
+from datadistill.synthetic import SyntheticSet, forms
+from datadistill.synthetic.artifact import Artifact
+
+
+def pictures(side=6, channels=2, each=5, classes=("a", "b", "c")):
+    stored = torch.randint(0, 256, (each * len(classes), channels, side, side), generator=rng(0, "pictures"), dtype=torch.uint8)
+    labels = torch.arange(len(classes)).repeat(each)
+    return Real(stored, labels, Image(Image.spec_of(stored, tuple(classes), mode="other")))
+
+
+def rows():
+    stored = torch.randn((20, 3), generator=rng(0, "rows"))
+    columns = [{"name": n, "integer": False} for n in "abc"]
+    return Real(stored, torch.arange(20) % 2, Tabular(Tabular.spec_of(stored, columns, ("x", "y"), "label")))
+
+
+def task_of(real, quota):
+    return Task(real, real, torch.tensor(quota))
+
+
+QUOTA = [2, 1, 3]
+
+
+@pytest.mark.parametrize("side,factor", [(6, 2), (7, 2), (7, 3), (5, 1)])
+def test_multiform_by_hand(side, factor):
+    """Example k of an item is square k of its grid, row by row, enlarged alone; a pixel is a weighted mean of its two neighbours each way."""
+    task = task_of(pictures(side), QUOTA)
+    syn = SyntheticSet.init(task, "noise", rng(1), f"multiform:{factor}")
+    seen = syn.examples().double()
+    cuts = [0]
+    for k in range(factor):  # the first squares are the larger ones
+        cuts.append(cuts[-1] + side // factor + (k < side % factor))
+    for i in range(len(syn)):
+        for r in range(factor):
+            for c in range(factor):
+                square = syn.x[i, :, cuts[r] : cuts[r + 1], cuts[c] : cuts[c + 1]].double()
+                by_hand = enlarge(enlarge(square, side).transpose(1, 2), side).transpose(1, 2)
+                torch.testing.assert_close(seen[i * factor**2 + r * factor + c], by_hand, atol=1e-6, rtol=0)
+
+
+def enlarge(x, side):
+    """(C, h, w) -> (C, side, w), bilinear: output row j looks at (j + 1/2) h / side - 1/2, clamped to the rows that are there."""
+    h = x.shape[1]
+    out = []
+    for j in range(side):
+        at = max(0.0, (j + 0.5) * h / side - 0.5)
+        low = min(int(at), h - 1)
+        high, part = min(low + 1, h - 1), at - low
+        out.append((1 - part) * x[:, low] + part * x[:, high])
+    return torch.stack(out, 1)
+
+
+def test_each_item_gives_its_examples_and_its_gradient_alone():
+    task = task_of(pictures(), QUOTA)
+    syn = SyntheticSet.init(task, "real", rng(1), "multiform:2")
+    some = torch.tensor([4, 1])
+    assert torch.equal(syn.examples(some), syn.examples().unflatten(0, (-1, 4))[some].flatten(0, 1))
+    syn.examples(some).sum().backward()
+    touched = syn.x.grad.flatten(1).abs().sum(1) > 0
+    assert touched.tolist() == [i in some.tolist() for i in range(len(syn))]
+
+
+def test_real_start_is_made_of_real_examples_of_the_class():
+    real = pictures(side=8)
+    task = task_of(real, QUOTA)
+    syn = SyntheticSet.init(task, "real", rng(1), "multiform:2")
+    small = F.avg_pool2d(real.read(torch.arange(len(real))), 2)  # 8 -> 4
+    squares = syn.x.detach().unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
+    for i, c in enumerate(syn.y.tolist()):
+        own = small[real.labels == c]
+        found = [int((own - square).flatten(1).abs().sum(1).argmin()) for square in squares[i]]
+        assert all(torch.allclose(own[k], square, atol=1e-5) for k, square in zip(found, squares[i], strict=True))
+        assert len(set(found)) == 4  # a class with enough examples does not repeat them
+
+
+def test_a_class_with_too_few_examples_repeats_them():
+    task = task_of(pictures(each=2), [2, 2, 2])
+    syn = SyntheticSet.init(task, "real", rng(1), "multiform:3")
+    assert syn.examples().shape == (6 * 9, 2, 6, 6) and bool(torch.isfinite(syn.x).all())
+
+
+@pytest.mark.parametrize("form", ["pixels", "multiform:2", "multiform:3"])
+def test_artifact_keeps_items_and_gives_examples(form, tmp_path):
+    """Budget and bytes count what is stored; what is read back is what the set gave, to the rounding of what is stored."""
+    task = task_of(pictures(), QUOTA)
+    syn = SyntheticSet.init(task, "noise", rng(1), form)
+    artifact = Artifact.of(syn, {})
+    loaded = Artifact.load(artifact.save(tmp_path / "set"))
+    each = syn.each
+    assert loaded.sha256 == artifact.sha256 and loaded.manifest == artifact.manifest
+    assert len(loaded) == 6 * each and loaded.items == 6
+    assert loaded.manifest["budget"]["per_class"] == QUOTA and loaded.manifest["budget"]["items"] == 6
+    assert loaded.bytes == 6 * (2 * 6 * 6 + 1)
+    assert loaded.y.tolist() == torch.tensor([0, 0, 1, 2, 2, 2]).repeat_interleave(each).tolist()
+    x, y = loaded.to_torch()[:]
+    assert len(x) == len(y) == 6 * each
+    mean, deviation = task.modality.statistics()
+    natural = syn.examples().detach() * deviation + mean
+    assert (x - natural).abs().max() <= 1.001 / 255  # half a step for what is stored, half for what comes out
+    assert torch.equal(loaded.read(torch.arange(len(loaded))), task.modality.read(syn.stored()))
+    assert json.loads((tmp_path / "set" / "manifest.json").read_text())["form"]["name"] == form.split(":")[0]
+
+
+def test_two_forms_of_the_same_bytes_are_not_the_same_set():
+    task = task_of(pictures(), QUOTA)
+    x = task.modality.noise(6, rng(1))
+    two, three = (Artifact.of(SyntheticSet(forms.Multiform(x, task.modality, f), Hard(task.labels, 3), task.modality), {}) for f in (2, 3))
+    assert two.sha256 != three.sha256
+
+
+def test_soft_labels_of_items_are_those_of_their_examples(tmp_path):
+    task = task_of(pictures(), QUOTA)
+    logits = torch.randn((6, 3), generator=rng(2))
+    syn = SyntheticSet(forms.Multiform(task.modality.noise(6, rng(1)), task.modality, 2), Soft(logits), task.modality)
+    loaded = Artifact.load(Artifact.of(syn, {}).save(tmp_path / "set"))
+    torch.testing.assert_close(loaded.labels.targets(torch.arange(24)), logits.half().float().softmax(1).repeat_interleave(4, 0))
+    assert loaded.bytes == 6 * (2 * 6 * 6 + 2 * 3)
+
+
+def test_repeated_labels():
+    labels = Repeated(Hard(torch.tensor([2, 0]), 3), 3)
+    assert labels.hard.tolist() == [2, 2, 2, 0, 0, 0]
+    assert labels.targets(torch.tensor([0, 2, 3, 5])).tolist() == [2, 2, 0, 0]
+    assert labels.tensors()["labels"].tolist() == [2, 0]
+
+
+def test_tables_have_no_grid():
+    task = task_of(rows(), [1, 1])
+    with pytest.raises(UsageError, match="tabular.*"):
+        SyntheticSet.init(task, "real", rng(1), "multiform:2")
+    assert len(SyntheticSet.init(task, "real", rng(1)).examples()) == 2
+
+
+@pytest.mark.parametrize("text", ["", "grid", "multiform:", "multiform:x", "multiform:0", "multiform:999", "pixels:-1", "multiform:²"])
+def test_a_form_that_is_not_there(text):
+    if text == "multiform:":  # the number may be left out
+        assert forms.named(text) == (forms.Multiform, 2)
+        return
+    with pytest.raises(UsageError):
+        forms.named(text)
+
+
+@pytest.mark.parametrize("form", [{"name": "grid"}, {"name": ["multiform"]}, {"name": "multiform", "settings": "2"}, {"name": "multiform", "settings": 0},
+                                  {"name": "multiform", "settings": True}, {"name": "multiform", "settings": 60}, {"name": "multiform", "settings": 3}, {}])
+def test_a_manifest_with_a_wrong_form_is_refused(form, tmp_path):
+    syn = SyntheticSet.init(task_of(pictures(), QUOTA), "noise", rng(1), "multiform:2")
+    path = Artifact.of(syn, {}).save(tmp_path / "set")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "form": form}))
+    with pytest.raises(BadInput):
+        Artifact.load(path)
