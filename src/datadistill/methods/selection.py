@@ -1,0 +1,44 @@
+"""What selection methods share: the work done class by class, and a choice by score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import dist
+from ..data.task import Task
+from ..run import Run
+
+Keep = Literal["hardest", "easiest"]
+
+
+def per_class(task: Task, run: Run, filled: Tensor, make: Callable[[int], Tensor]) -> Tensor:
+    """`filled` (n, ...) of zeros, its rows of class c replaced by make(c) (task.quota[c], ...); classes shared over ranks."""
+    kept = nn.Module()  # something with a state that a run can save
+    kept.register_buffer("rows", filled)
+    mine = run.share(task.classes)
+    for k in run.steps(len(mine), kept, label="selecting"):
+        kept.rows[task.labels == mine[k]] = make(mine[k])
+    dist.sum_([kept.rows])
+    return kept.rows
+
+
+def choice(task: Task, run: Run, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """(n,) indices into task.train: of the N_c examples `own` of class c, those at choose(own, task.quota[c])."""
+
+    def make(c: int) -> Tensor:
+        own = task.train.indices(c)
+        return own[choose(own, int(task.quota[c]))]
+
+    return per_class(task, run, torch.zeros(len(task.labels), dtype=torch.long), make)
+
+
+def by_score(task: Task, scores: Tensor, keep: Keep, rng: torch.Generator) -> Tensor:
+    """(n,) the examples of each class with the highest (hardest) or lowest (easiest) scores (N,); ties at random."""
+    order = torch.randperm(len(scores), generator=rng)
+    order = order[torch.argsort(scores[order], stable=True, descending=keep == "hardest")]
+    labels = task.train.labels[order]
+    return torch.cat([order[labels == c][: int(task.quota[c])] for c in task.classes])
