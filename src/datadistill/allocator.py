@@ -15,7 +15,7 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
 
 
 def tune() -> bool:
-    """Serve allocations up to 1 GiB from the heap and keep up to 2 GiB of freed heap. Whether it was done: glibc only, never
+    """Serve allocations up to 256 MiB from the heap and keep up to 2 GiB of freed heap. Whether it was done: glibc only, never
     against the user's own MALLOC_* or GLIBC_TUNABLES, and not with DATADISTILL_MALLOC=off. Results do not change.
     """
     if os.environ.get("DATADISTILL_MALLOC", "").lower() == "off" or platform.libc_ver()[0] != "glibc":
@@ -26,5 +26,5 @@ def tune() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    done = mallopt(MMAP_THRESHOLD, 1 << 30) or mallopt(MMAP_THRESHOLD, 32 << 20)  # an older glibc takes no more than 32 MiB
+    done = mallopt(MMAP_THRESHOLD, 256 << 20) or mallopt(MMAP_THRESHOLD, 32 << 20)  # an older glibc takes no more than 32 MiB
     return bool(done and mallopt(TRIM_THRESHOLD, (1 << 31) - 1) and mallopt(TOP_PAD, 64 << 20))

@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 class Pieces:
-    """A batch limit that only ever shrinks. `limit` examples at once; `notes` says when and why it was halved."""
+    """A batch limit that only ever shrinks. `limit` examples at once; `notes` (the caller's list, or its own) says when and why it was halved."""
 
-    def __init__(self, limit: int, name: str = "batch"):
+    def __init__(self, limit: int, name: str = "batch", notes: list[str] | None = None):
         self.limit, self.name = limit, name
-        self.notes: list[str] = []
+        self.notes = [] if notes is None else notes
 
     def map(self, n: int, work: Callable[[slice], T]) -> list[T]:
         """`work` on consecutive slices that cover range(n). It must change nothing outside, since it is called again, on

@@ -7,9 +7,15 @@ from importlib.metadata import entry_points
 from ..errors import UsageError
 from ..text import safe
 from .base import Method, Paper
+from .dm import DM
+from .el2n import EL2N
+from .forgetting import Forgetting
+from .herding import Herding
+from .k_center import KCenter
+from .k_means import KMeans
 from .random import Random
 
-BUILT_IN: tuple[type[Method], ...] = (Random,)
+BUILT_IN: tuple[type[Method], ...] = (Random, Herding, KCenter, KMeans, Forgetting, EL2N, DM)
 
 
 def all_methods() -> dict[str, type[Method]]:
@@ -19,6 +25,11 @@ def all_methods() -> dict[str, type[Method]]:
         method = entry.load()
         found.setdefault(method.name, method)
     return found
+
+
+def coresets() -> list[str]:
+    """The selection methods that choose by more than chance: the judge takes the best of them on validation data."""
+    return [name for name, method in all_methods().items() if method.family == "selection" and method is not Random]
 
 
 def get(name: str, **hyperparameters: object) -> Method:
@@ -32,4 +43,4 @@ def get(name: str, **hyperparameters: object) -> Method:
         raise UsageError(f"{name}: {error}", f"hyper-parameters {', '.join(methods[name].hyperparameters()) or '(none)'}") from error
 
 
-__all__ = ["BUILT_IN", "Method", "Paper", "Random", "all_methods", "get"]
+__all__ = ["BUILT_IN", "DM", "EL2N", "Forgetting", "Herding", "KCenter", "KMeans", "Method", "Paper", "Random", "all_methods", "coresets", "get"]

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import UsageError
 from ..spec import Spec
-from .base import Net, initialise_
+from .base import Net, initialise_, largest_activation
 from .convnet import VGG, ConvNet
 from .mlp import MLP, Linear, TabResNet
 from .resnet import ResNet
@@ -38,4 +38,4 @@ def parameter_count(net: torch.nn.Module) -> int:
     return sum(math.prod(p.shape) for p in net.parameters())
 
 
-__all__ = ["FAMILIES", "Net", "build", "initialise_", "parameter_count"]
+__all__ = ["FAMILIES", "Net", "build", "initialise_", "largest_activation", "parameter_count"]

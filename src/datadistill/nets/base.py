@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import abstractmethod
 from typing import ClassVar
@@ -38,3 +39,19 @@ def initialise_(net: nn.Module, rng: torch.Generator) -> None:
                 module.bias.uniform_(-bound, bound, generator=rng)
         elif isinstance(module, (nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)):
             module.reset_parameters()
+
+
+@torch.no_grad()
+def largest_activation(net: nn.Module, shape: tuple[int, ...]) -> int:
+    """Bytes of the largest tensor that any layer makes of one example; the net is run once, on a copy without numbers."""
+    net = copy.deepcopy(net).to("meta").eval()
+    sizes = [4 * math.prod(shape)]
+
+    def see(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.numel() * output.element_size())
+
+    for module in net.modules():
+        module.register_forward_hook(see)
+    net(torch.empty((1, *shape), device="meta"))
+    return max(sizes)

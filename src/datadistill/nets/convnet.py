@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Net
+from .pool import Halve
 
 
 @final
@@ -29,7 +30,7 @@ class ConvNet(Net):
         blocks: list[nn.Module] = []
         for k in range(depth):
             padding = (1 + extra[0], 1 + extra[1]) if k == 0 else 1
-            blocks += [nn.Conv2d(channels, width, 3, padding=padding), nn.GroupNorm(width, width), nn.ReLU(), nn.AvgPool2d(2)]
+            blocks += [nn.Conv2d(channels, width, 3, padding=padding), nn.GroupNorm(width, width), nn.ReLU(inplace=True), Halve()]
             channels = width
             sides = [(side + 2 * (extra[a] if k == 0 else 0)) // 2 for a, side in enumerate(sides)]
         self.features = nn.Sequential(*blocks)
