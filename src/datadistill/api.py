@@ -207,16 +207,11 @@ def choose_device(name: str) -> str:
 
 
 def short_classes(task: Task, budget: Budget) -> list[str]:
-    """What a user should know about classes with hardly anything in them."""
-    names, notes = task.spec.classes, []
-    single = [safe(names[c]) for c in task.classes if int(task.train.counts[c]) == 1]
-    if single:
-        notes.append(f"{len(single)} class(es) with one training example, kept as it is: {', '.join(single[:5])}")
-    if isinstance(budget.ipc, int):
-        short = [f"{safe(names[c])} ({int(task.quota[c])})" for c in task.classes if 1 < int(task.quota[c]) < budget.ipc]
-        if short:
-            notes.append(f"{len(short)} class(es) have fewer than {budget.ipc} training examples, all of them are the budget: {', '.join(short[:5])}")
-    return notes
+    """Which classes have fewer examples than the budget asks for."""
+    if not isinstance(budget.ipc, int):
+        return []
+    short = [f"{safe(task.spec.classes[c])} ({int(task.quota[c])})" for c in task.classes if int(task.quota[c]) < budget.ipc]
+    return [f"{len(short)} class(es) have fewer than {budget.ipc} training examples, all of them are the budget: {', '.join(short[:5])}"] if short else []
 
 
 def _ready(out: str | Path, progress: Progress) -> None:

@@ -27,6 +27,7 @@ State = dict[str, Any]
 
 DISK_EVERY = 10.0  # seconds between snapshots on disk
 HALVINGS = 3
+COST = "(cost: seconds, flops)"
 
 
 class Snapshots(Protocol):
@@ -178,16 +179,26 @@ class Run:
             self.curve = self.curve[::2]
 
     def cached(self, name: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What `make` returns, made once per content key (teachers, embeddings, expert trajectories)."""
+        """What `make` returns, made once per content key (teachers, embeddings, expert trajectories). What it cost to make is
+        kept with it and counted in every run that uses it.
+        """
+        hit = True
 
         def aside() -> dict[str, Tensor]:
+            nonlocal hit
+            hit, began, flops = False, time.perf_counter(), self.flops
             self._aside += 1
             try:
-                return make()
+                return {**make(), COST: torch.tensor([time.perf_counter() - began, self.flops - flops], dtype=torch.float64)}
             finally:
                 self._aside -= 1
 
-        return self._snapshots.cached(name, key, aside)
+        kept = dict(self._snapshots.cached(name, key, aside))
+        seconds, flops = kept.pop(COST).tolist()
+        if hit:
+            self._before += seconds
+            self.flops += flops
+        return kept
 
     # -- behind them --------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ class Sealed:
 
     def __init__(self, test: Real):
         self.__test = test
-        self.labels_count = len(test)
+        self.size = len(test)
         self.reads: dict[int, int] = {}
 
     def read(self, seed: int, batch: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
