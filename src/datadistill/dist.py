@@ -8,10 +8,12 @@ from torch import Tensor
 
 
 def rank() -> int:
+    """Which of `ranks` processes this is; 0 when there is one."""
     return td.get_rank() if td.is_available() and td.is_initialized() else 0
 
 
 def ranks() -> int:
+    """How many processes work together."""
     return td.get_world_size() if td.is_available() and td.is_initialized() else 1
 
 

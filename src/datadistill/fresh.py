@@ -8,6 +8,7 @@ from pathlib import Path
 
 
 def main(job: Path) -> int:
+    """Judge what the folder `job` describes; the result goes to standard output, the exit code is returned."""
     from . import data as sources
     from .allocator import tune
     from .api import judge_artifact

@@ -12,6 +12,8 @@ from .text import duration, safe
 
 
 class Bar(Protocol):
+    """Work under way: `advance` by n, with values to show beside it."""
+
     def advance(self, n: int, values: Mapping[str, float] | None = None) -> None: ...
 
 

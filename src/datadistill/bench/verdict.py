@@ -111,6 +111,8 @@ def same_bytes(artifact: Artifact, train: Real) -> Tensor:
 
 @dataclass(frozen=True)
 class Coreset:
+    """The selection that validation chose."""
+
     method: str
     sample: tuple[Rows, Any]
     candidates: dict[str, float]  # method -> mean validation accuracy
@@ -137,6 +139,7 @@ def _size(counts: Tensor, real: Real) -> dict[str, int]:
 
 
 def arm_json(arm: Arm, score: Score, classes: tuple[str, ...]) -> dict[str, Any]:
+    """One arm of the result: accuracy over seeds, by student family, and recall by class."""
     return {
         **arm.about,
         "steps": arm.steps,

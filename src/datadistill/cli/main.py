@@ -63,5 +63,6 @@ def of_resources(error: Exception) -> str | None:
 
 
 def complain(message: str) -> None:
+    """One message on standard error, every line of it shown safely."""
     lines = [safe(line, 2000) for line in message.splitlines()] or [""]
     print("\n".join(["error: " + lines[0], *lines[1:]]), file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from .raw import Ask, Raw, carve
 
 
 def read(source: str, ask: Ask) -> Raw:
+    """All of them, as one training split."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)

@@ -22,6 +22,7 @@ EXPECTED = "a map-style dataset (with len) of pairs (x, y): x a picture, tensor 
 
 
 def read(source: Any, ask: Ask) -> Raw:
+    """A map-style dataset, as one training split."""
     return read_splits({"train": source}, ask)
 
 

@@ -25,6 +25,7 @@ BLOCK = 1 << 22
 
 
 def read(path: Path, ask: Ask) -> Raw:
+    """The arrays by their names."""
     with zipfile.ZipFile(path) as archive:
         return arrays.of_mapping("npz", Members(archive, path), ask)
 

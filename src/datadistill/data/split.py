@@ -76,6 +76,7 @@ def check_classes(classes: tuple[str, ...], train: np.ndarray, rejects: Sequence
 
 
 def check_fractions(val: float, test: float) -> None:
+    """Refuse shares that leave nothing to train on."""
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         raise UsageError(f"val={val}, test={test}", "fractions from 0 up to, and together below, 1", "val=0.1, test=0.2")
 

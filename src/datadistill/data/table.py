@@ -54,6 +54,7 @@ def read_frame(frame: Any, ask: Ask) -> Raw:
 
 
 def of_frames(frames: Mapping[str, Any], ask: Ask) -> Raw:
+    """split -> pandas frame, each with the label column."""
     tables = {split: of_pandas(frame) for split, frame in frames.items()}
     return of_tables("data frame", tables, check_label(tables["train"].column_names, ask.label))
 

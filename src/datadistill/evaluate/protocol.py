@@ -78,6 +78,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def protocol_named(name: str) -> Protocol:
+    """The protocol of that name."""
     if name not in PROTOCOLS:
         raise UsageError(f"no protocol {safe(name)!r}", f"one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]

@@ -23,6 +23,7 @@ def interval(runs: list[float]) -> tuple[float, float, float]:
 
 
 def summary(runs: list[float]) -> dict[str, Any]:
+    """Mean, 95% interval and the runs themselves, as JSON."""
     mean, low, high = interval(runs)
     return {"mean": mean, "ci95": [low, high], "runs": runs}
 
@@ -45,6 +46,7 @@ class Verdict:
 
 
 def judge(distilled: Score, random: Score, coreset: Score, coreset_method: str, *, own_method: str = "") -> Verdict:
+    """The word, and the figures it rests on in one sentence."""
     ours, theirs, best = distilled.accuracy(), random.accuracy(), coreset.accuracy()
     mean, low, _ = interval(ours)
     random_mean, best_mean = interval(theirs)[0], interval(best)[0]

@@ -23,6 +23,8 @@ from .base import Augmentation, Modality, Preview
 
 @final
 class Image(Modality):
+    """Still images; see the top of this file."""
+
     name: ClassVar = "image"
     traits: ClassVar = frozenset({"continuous", "grid"})
     nets: ClassVar = ("convnet", "resnet", "mlp")

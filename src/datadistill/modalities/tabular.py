@@ -27,6 +27,8 @@ NUMBER, VALUE, GAP = 0, 1, 2  # kinds of features
 
 @final
 class Tabular(Modality):
+    """Rows of tables; see the top of this file."""
+
     name: ClassVar = "tabular"
     traits: ClassVar = frozenset({"continuous", "averages"})
     nets: ClassVar = ("mlp", "linear", "tabresnet")

@@ -35,6 +35,7 @@ def build(family: str, spec: Spec, rng: torch.Generator, **size: Any) -> Net:
 
 
 def parameter_count(net: torch.nn.Module) -> int:
+    """How many numbers the net learns."""
     return sum(math.prod(p.shape) for p in net.parameters())
 
 

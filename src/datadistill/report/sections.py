@@ -118,6 +118,7 @@ def student(score: Any, rate: Any) -> tuple[str, str, str]:
 
 
 def protocol_line(evaluation: Mapping[str, Any] | None) -> str:
+    """How it was judged, in one line."""
     seeds, students = get(evaluation, "seeds"), get(evaluation, "protocol", "students")
     parts = [f"Protocol {show(get(evaluation, 'protocol', 'name'))} ({str(show(get(evaluation, 'protocol', 'hash')))[:12]}), the same for every arm"]
     if isinstance(students, Sequence) and not isinstance(students, str):
@@ -157,6 +158,7 @@ def gallery(previews: Sequence[Item], total: Any) -> dict[str, Any]:
 
 
 def shown(item: Item) -> dict[str, Any]:
+    """One item of the gallery, as the template takes it."""
     near = item.neighbour
     return {
         "label": item.label,
@@ -205,6 +207,7 @@ def heat(value: Any, low: float) -> tuple[str, float | None]:
 
 
 def cost(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The table of costs, and what they come to."""
     kinds = {
         "Making the set": get(evaluation, "cost", "distill") or get(manifest, "cost"),
         "Training a student on it": get(evaluation, "cost", "student"),

@@ -24,6 +24,7 @@ def get(data: Any, *keys: str) -> Any:
 
 
 def percent(value: Any, digits: int = 1) -> str:
+    """0.876 -> '87.6%'."""
     value = number(value)
     return NONE if value is None else f"{100 * value:.{digits}f}%"
 
@@ -51,20 +52,24 @@ def signed(value: float, plus: bool = False) -> str:
 
 
 def count(value: Any) -> str:
+    """12345 -> '12,345'."""
     value = number(value)
     return NONE if value is None else f"{value:,.0f}"
 
 
 def plural(n: Any, noun: str) -> str:
+    """(2, 'item') -> '2 items'."""
     return f"{count(n)} {noun}" + ("" if number(n) == 1 else "s")
 
 
 def seconds(value: Any) -> str:
+    """A duration for people, in milliseconds where it is short."""
     value = number(value)
     return NONE if value is None else f"{1000 * value:.0f} ms" if value < 0.1 else duration(value)
 
 
 def n_bytes(value: Any) -> str:
+    """1536 -> '1.5 KiB'."""
     value = number(value)
     return NONE if value is None else size(value)
 

@@ -78,6 +78,7 @@ def temporaries(folder: Path, name: str, suffix: str) -> list[Path]:
 
 
 def siblings(path: Path, suffix: str) -> list[Path]:
+    """The temporaries of `path` that end in `suffix`, in order."""
     return temporaries(path.parent, re.escape(stem(path)), suffix)
 
 
@@ -98,6 +99,7 @@ def grab(fd: int) -> bool | None:
 
 
 def same(fd: int, path: Path) -> bool:
+    """Whether the open file is still the one that bears the name."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:

@@ -48,6 +48,7 @@ class Artifact:
 
     @classmethod
     def of(cls, syn: SyntheticSet, about: Mapping[str, Any]) -> Artifact:
+        """What is kept of a synthetic set; `about` goes into the manifest."""
         originals = {"contains_originals": syn.origin is not None, "recipe": syn.recipe.to_json()}
         pack = syn.form.about(), syn.pack()
         return cls(forms.rows(*pack, syn.modality)[0], syn.example_labels(), syn.modality, {**about, **originals}, pack=pack)
@@ -63,6 +64,7 @@ class Artifact:
 
     @property
     def spec(self) -> Spec:
+        """What one example looks like."""
         return self.modality.spec
 
     @property
@@ -77,6 +79,7 @@ class Artifact:
 
     @property
     def each(self) -> int:
+        """How many examples come out of one stored item."""
         return self.labels.times if isinstance(self.labels, Repeated) else 1
 
     @property
@@ -100,6 +103,7 @@ class Artifact:
 
     @property
     def manifest(self) -> dict[str, Any]:
+        """What manifest.json says, but for the list of files."""
         counts = (torch.bincount(self.y, minlength=len(self.spec.classes)) // self.each).tolist()
         return {
             "format": FORMAT,
@@ -236,6 +240,7 @@ def previews(artifact: Artifact) -> dict[str, bytes]:
 
 
 def csv_bytes(rows: list[list[Any]]) -> bytes:
+    """Rows as CSV, UTF-8."""
     import csv
     import io
 
