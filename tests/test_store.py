@@ -330,6 +330,18 @@ def test_a_lock_file_that_was_unlinked_meanwhile_is_not_the_lock(tmp_path, monke
         assert (tmp_path / ".out.lock").exists() and len(grabs) == 2
 
 
+def test_the_lock_file_is_unlinked_while_it_is_still_held(tmp_path, monkeypatch):
+    def held(file, remove=locks.remove):
+        with locks.held(file) as free:
+            assert not free  # else two others may get in: one by this file, one by the next
+        remove(file)
+
+    monkeypatch.setattr(locks, "remove", held)
+    with store.lock(tmp_path / "out"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_room_is_checked_where_the_folder_will_be(tmp_path):
     store.check_room(tmp_path / "not" / "yet" / "out", 1000)
     assert list(tmp_path.iterdir()) == []

@@ -114,7 +114,7 @@ def test_an_error_at_any_call_is_told_and_leaves_the_old_artifact_or_the_new_one
             assert dict(store.read_folder(out)) == NEW  # what failed, if anything, was to clear the old one away
         except Resources as error:
             told += 1
-            assert error.exit_code == 5
+            assert error.exit_code == 5 and out.exists()
             if made[n] == "fsync folder" and "durability unknown" in str(error):
                 assert dict(store.read_folder(out)) == NEW
                 assert len(neighbours(out)) == 1  # the old one: until the disk has confirmed the new one it is not deleted
@@ -143,15 +143,19 @@ def test_an_error_at_any_call_of_writing_a_file(memory, code):
     assert made == ["mkdir", "create", "write", "fsync", "replace", "fsync folder", "unlink"][: len(made)] and len(made) >= 6 and path.read_bytes() == b"new"
 
 
-def test_what_is_renamed_was_fsynced_and_what_is_deleted_was_replaced_for_good(tmp_path, how, monkeypatch):
+@pytest.mark.parametrize("before", [OLD, None], ids=["replacing", "first"])
+def test_what_is_renamed_was_fsynced_and_what_is_deleted_was_replaced_for_good(tmp_path, how, monkeypatch, before):
     """A power cut loses what was not fsynced, in any order. So: every file before its folder, every folder before the rename,
     the parent after the rename, and nothing of the old one deleted before that."""
     out = tmp_path / "out"
-    store.replace_folder(out, OLD)
+    if before is not None:
+        store.replace_folder(out, before)
     trace: list[tuple[str, str]] = []
 
     def watch(module, name, path_of):
-        def call(*args, original=getattr(module, name), **kwargs):
+        original = getattr(module, name)
+
+        def call(*args, **kwargs):
             path = path_of(args)
             answer = original(*args, **kwargs)
             if answer is not False:
@@ -177,7 +181,7 @@ def test_what_is_renamed_was_fsynced_and_what_is_deleted_was_replaced_for_good(t
                 assert ("fsync", os.path.dirname(path)) in trace[trace.index(("fsync", path)) : published], f"the name of {path} was not on the disk"
     confirmed = trace.index(("fsync", str(tmp_path)), published)
     assert all(i > confirmed for i, (call, _) in enumerate(trace) if call == "unlink")
-    assert sum(call == "write" for call, _ in trace) == len(NEW) and any(call == "unlink" for call, _ in trace)
+    assert sum(call == "write" for call, _ in trace) == len(NEW) and any(call == "unlink" for call, _ in trace) == (before is not None)
 
 
 def test_a_limit_on_the_size_of_files_is_told_and_the_old_artifact_stays(tmp_path):
@@ -371,8 +375,8 @@ def test_the_second_writer_exits_5_naming_the_first_until_the_first_is_dead(tmp_
         pass
 
 
-def test_a_reader_beside_a_busy_writer_sees_old_or_new_or_is_told(tmp_path):
-    out = tmp_path / "out"
+def test_a_reader_beside_a_busy_writer_sees_old_or_new_or_is_told(memory):
+    out = memory / "out"
     store.replace_folder(out, OLD)
 
     def publish():

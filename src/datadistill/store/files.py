@@ -75,11 +75,12 @@ def _swap(temp: Path, path: Path) -> None:
     else:
         aside = temp.with_suffix(".old")
         with held(path):
-            os.rename(path, aside)
             try:
+                os.rename(path, aside)
                 os.rename(temp, path)
             except BaseException:
-                os.rename(aside, path)
+                if not os.path.lexists(path):
+                    os.rename(aside, path)
                 raise
             _confirm(path)
         remove(aside)
