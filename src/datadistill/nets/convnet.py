@@ -13,12 +13,14 @@ from typing import ClassVar, final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Net
+from .base import ChannelsLast, Net
 from .pool import Halve
 
 
 @final
 class ConvNet(Net):
+    """The net of the field; see the top of this file."""
+
     family: ClassVar = "convnet"
     axes: ClassVar = (3,)
 
@@ -52,14 +54,14 @@ class VGG(Net):
         super().__init__()
         channels, *sides = shape
         side = min(sides)
-        blocks: list[nn.Module] = []
+        blocks: list[nn.Module] = [ChannelsLast()]
         for step in (1, "pool", 2, "pool", 4, 4, "pool", 8, 8, "pool", 8, 8, "pool"):
             if step == "pool":
                 if side >= 2:
                     blocks.append(nn.MaxPool2d(2))
                     side //= 2
             else:
-                blocks += [nn.Conv2d(channels, width * step, 3, padding=1, bias=False), nn.BatchNorm2d(width * step), nn.ReLU()]
+                blocks += [nn.Conv2d(channels, width * step, 3, padding=1, bias=False), nn.BatchNorm2d(width * step), nn.ReLU(inplace=True)]
                 channels = width * step
         self.features = nn.Sequential(*blocks)
         self.head = nn.Linear(channels, classes)

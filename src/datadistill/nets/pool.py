@@ -44,7 +44,7 @@ class _Up(torch.autograd.Function):
 
     @staticmethod
     def forward(g: Tensor) -> Tensor:
-        g = g * 0.25
+        g = (g * 0.25).contiguous()
         n, c, h, w = g.shape
         pairs = torch.view_as_real(torch.complex(g, g)).view(n, c, h, 1, 2 * w)  # torch's fastest way to write each value twice
         return pairs.expand(n, c, h, 2, 2 * w).reshape(n, c, 2 * h, 2 * w)

@@ -10,10 +10,12 @@ from typing import ClassVar, final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Net
+from .base import ChannelsLast, Net
 
 
 class Block(nn.Module):
+    """Two convolutions and the way around them."""
+
     def __init__(self, channels: int, width: int, stride: int):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
@@ -24,19 +26,21 @@ class Block(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(h)) + self.shortcut(x))
+        h = F.relu_(self.norm1(self.conv1(x)))
+        return F.relu_(self.norm2(self.conv2(h)) + self.shortcut(x))
 
 
 @final
 class ResNet(Net):
+    """A residual net; see the top of this file."""
+
     family: ClassVar = "resnet"
     axes: ClassVar = (3,)
     batch_norm: ClassVar = True
 
     def __init__(self, shape: tuple[int, ...], classes: int, width: int = 16, blocks: tuple[int, ...] = (1, 1, 1)):
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 3, 1, 1, bias=False), ChannelsLast(), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         channels = width
         for stage, count in enumerate(blocks):
             for k in range(count):

@@ -1,0 +1,94 @@
+"""Nets: the published sizes, weights by name, features before the head, and pooling that is what torch's pooling is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from datadistill import nets
+from datadistill.errors import UsageError
+from datadistill.nets.pool import Halve
+from datadistill.rng import rng
+from datadistill.spec import Spec
+
+
+def spec(*shape: int, classes: int = 10) -> Spec:
+    return Spec("any", shape, shape, "float32", tuple(map(str, range(classes))))
+
+
+def test_the_reference_convnet_has_the_published_number_of_parameters():
+    assert nets.parameter_count(nets.build("convnet", spec(3, 32, 32), rng(0))) == 320_010
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 9, 14), (2, 64, 48)])
+@pytest.mark.parametrize("family", ["convnet", "resnet", "vgg", "mlp", "linear"])
+def test_logits_are_the_head_of_the_embedding_for_any_shape(family, shape):
+    net = nets.build(family, spec(*shape, classes=7), rng(0)).eval()
+    x = torch.randn(3, *shape, generator=rng(1))
+    assert net(x).shape == (3, 7)
+    torch.testing.assert_close(net(x), net.head(net.embed(x)))
+    assert net.embed(x).ndim == 2
+
+
+@pytest.mark.parametrize("family", nets.FAMILIES)
+def test_weights_come_from_the_generator_and_nothing_else(family):
+    shape = (12,) if nets.FAMILIES[family].axes[0] == 1 else (1, 8, 8)
+    before = torch.random.get_rng_state()
+    one, same, other = (nets.build(family, spec(*shape), rng(s, "theta")).state_dict() for s in (0, 0, 1))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    assert any(not torch.equal(one[k], other[k]) for k in one)
+    assert all(torch.isfinite(v).all() for v in one.values())
+
+
+def test_a_net_for_pictures_refuses_rows_and_an_unknown_net_is_named():
+    with pytest.raises(UsageError, match="cannot take examples of shape"):
+        nets.build("convnet", spec(5), rng(0))
+    with pytest.raises(UsageError, match="no net family 'transfomer'"):
+        nets.build("transfomer", spec(5), rng(0))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 6, 8), (1, 1, 2, 2), (2, 2, 7, 5)])
+def test_halving_is_average_pooling(shape):
+    x = torch.randn(shape, dtype=torch.float64, generator=rng(0))
+    torch.testing.assert_close(Halve()(x), F.avg_pool2d(x, 2), rtol=0, atol=1e-15)
+    last = x.clone().contiguous(memory_format=torch.channels_last).requires_grad_()
+    Halve()(last).square().sum().backward()
+    expected = x.clone().requires_grad_()
+    F.avg_pool2d(expected, 2).square().sum().backward()
+    torch.testing.assert_close(last.grad, expected.grad, rtol=0, atol=1e-15)
+
+
+def test_halving_has_first_second_and_forward_derivatives():
+    x = torch.randn(2, 2, 4, 6, dtype=torch.float64, generator=rng(0)).requires_grad_()
+    assert torch.autograd.gradcheck(Halve(), (x,), check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(lambda v: Halve()(v) ** 3, (x,))
+
+
+def test_second_derivatives_go_through_a_whole_convnet():
+    """What gradient matching and trajectory matching need; against finite differences."""
+    net = nets.build("convnet", spec(1, 8, 8, classes=3), rng(0), width=4).double()
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64, generator=rng(1)).requires_grad_()
+    y = torch.tensor([0, 2])
+
+    def gradient_norm(x: torch.Tensor) -> torch.Tensor:
+        return sum(g.square().sum() for g in torch.autograd.grad(F.cross_entropy(net(x), y), list(net.parameters()), create_graph=True))
+
+    (gradient,) = torch.autograd.grad(gradient_norm(x), x)
+    step = torch.randn(x.shape, dtype=torch.float64, generator=rng(2)) * 1e-6
+    slope = (gradient_norm(x + step) - gradient_norm(x - step)) / 2
+    torch.testing.assert_close((gradient * step).sum(), slope, rtol=1e-5, atol=0)
+
+
+def test_an_embedding_does_not_depend_on_what_else_is_in_the_batch_unless_it_says_so():
+    x = torch.randn(4, 1, 8, 8, generator=rng(1))
+    for family, kind in nets.FAMILIES.items():
+        if 3 in kind.axes:
+            net = nets.build(family, spec(1, 8, 8), rng(0))
+            alone = torch.cat([net.embed(x[:2]), net.embed(x[2:])])
+            assert torch.allclose(net.embed(x), alone, atol=1e-5) != kind.batch_norm, family
+
+
+def test_the_largest_activation_is_known_without_running_the_net():
+    assert nets.largest_activation(nets.build("convnet", spec(3, 32, 32), rng(0)), (3, 32, 32)) == 128 * 32 * 32 * 4
+    assert nets.largest_activation(nets.build("mlp", spec(5), rng(0), width=300), (5,)) == 300 * 4
