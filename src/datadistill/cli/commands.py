@@ -42,17 +42,17 @@ def cli(ctx: click.Context, recipe: Path | None) -> None:
 @option("--ipc", help="Items per class: a number, sqrt, proportional, or cat=3,dog=10.  [default: 10]")
 @option("--size", type=int, help="Items in all.")
 @option("--ratio", type=float, help="Share of the real training set, such as 0.01.")
-@option("--bytes", "n_bytes", help="Samples and labels as stored, such as 5MB.")
-@option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter of the method; any number of times.")
+@option("--bytes", help="Samples and labels as stored, such as 5MB.")
+@option("--set", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter of the method; any number of times.")
 @out_option
 @label_option
 @side_option
 @option("--val", type=click.FloatRange(0, 0.5), default=0.1, help="Share of training data held out for choices, where no val split exists.")
 @option("--test", type=click.FloatRange(0, 0.9), default=0.2, help="Share held out for the verdict, where no test split exists.")
-@option("--license", "licence", help="Licence of the real data, carried into the card.")
+@option("--license", help="Licence of the real data, carried into the card.")
 @option("--source-url", help="Where the real data come from, carried into the card.")
 @option("--resume", type=click.Choice(["auto", "never", "must"]), default="auto", help="Go on from a snapshot of the same configuration.")
-@click.option("--from", "lock", type=click.Path(path_type=Path), help="Repeat the run of this recipe.lock.")
+@click.option("--from", type=click.Path(path_type=Path), help="Repeat the run of this recipe.lock.")
 @seed_option
 @device_option
 @click.option("--dry-run", is_flag=True, help="Read the data and say what would be done.")
@@ -69,7 +69,7 @@ def distill(ctx: click.Context, **flags: Any) -> None:
     job, promised = _job(ctx, flags)
     with Stop(progress) as stop:
         artifact = api.run_job(
-            job, out=flags["out"], resume=flags["resume"], license=flags["licence"], source_url=flags["source_url"], progress=progress, started=stop.watch, dry_run=flags["dry_run"]
+            job, out=flags["out"], resume=flags["resume"], license=flags["license"], source_url=flags["source_url"], progress=progress, started=stop.watch, dry_run=flags["dry_run"]
         )
     manifest, about = artifact.manifest, artifact.about
     if promised is not None and promised != artifact.sha256 and not flags["dry_run"]:
@@ -90,20 +90,20 @@ def _job(ctx: click.Context, flags: dict[str, Any]):
 
     from ..job import Job
 
-    ipc, n_bytes = settings.parse_ipc(flags["ipc"]), settings.parse_bytes(flags["n_bytes"])
+    ipc, n_bytes = settings.parse_ipc(flags["ipc"]), settings.parse_bytes(flags["bytes"])
     given = {
         "source": flags["source"], "label": flags["label"], "side": flags["side"], "val": flags["val"], "test": flags["test"], "seed": flags["seed"],
-        "method": flags["method"], "settings": settings.parse_settings(flags["pairs"]), "ipc": ipc, "size": flags["size"], "ratio": flags["ratio"],
+        "method": flags["method"], "settings": settings.parse_settings(flags["set"]), "ipc": ipc, "size": flags["size"], "ratio": flags["ratio"],
         "bytes": n_bytes, "device": flags["device"],
     }  # fmt: skip
-    if flags["lock"] is None:
+    if flags["from"] is None:
         if flags["source"] is None:
             raise UsageError("no SOURCE", SOURCE_HELP, "datadistill distill digits --out tiny")
         if (ipc, flags["size"], flags["ratio"], n_bytes) == (None, None, None, None):
             given["ipc"] = 10
         return Job(**given), None
-    job, promised = Job.from_lock(flags["lock"])
-    typed = {"pairs": "settings", "n_bytes": "bytes"}
+    job, promised = Job.from_lock(flags["from"])
+    typed = {"set": "settings"}
     changed = {typed.get(n, n): given[typed.get(n, n)] for n in flags if typed.get(n, n) in given and ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE}
     if set(changed) - {"source", "device"}:
         raise UsageError(f"--from with --{' --'.join(sorted(set(changed) - {'source', 'device'}))}", "--from alone: it repeats a run", "leave them out, or leave out --from")
@@ -236,8 +236,8 @@ def export(artifact: Path, to: str, out: Path, dry_run: bool) -> None:
 @label_option
 @side_option
 @seed_option
-@option("--val", type=click.FloatRange(0, 0.5), default=0.1)
-@option("--test", type=click.FloatRange(0, 0.9), default=0.2)
+@option("--val", type=click.FloatRange(0, 0.5), default=0.1, help="Share of training data held out, where no val split exists.")
+@option("--test", type=click.FloatRange(0, 0.9), default=0.2, help="Share held out, where no test split exists.")
 @json_option
 @quiet_option
 def inspect(source: str, label: str | None, side: int | None, seed: int, val: float, test: float, as_json: bool, quiet: bool) -> None:
