@@ -7,7 +7,9 @@ from importlib.metadata import entry_points
 from ..errors import UsageError
 from ..text import safe
 from .base import Method, Paper
+from .dc import DC
 from .dm import DM
+from .dsa import DSA
 from .el2n import EL2N
 from .forgetting import Forgetting
 from .herding import Herding
@@ -15,7 +17,7 @@ from .k_center import KCenter
 from .k_means import KMeans
 from .random import Random
 
-BUILT_IN: tuple[type[Method], ...] = (Random, Herding, KCenter, KMeans, Forgetting, EL2N, DM)
+BUILT_IN: tuple[type[Method], ...] = (Random, Herding, KCenter, KMeans, Forgetting, EL2N, DM, DC, DSA)
 
 
 def all_methods() -> dict[str, type[Method]]:
@@ -43,4 +45,4 @@ def get(name: str, **hyperparameters: object) -> Method:
         raise UsageError(f"{name}: {error}", f"hyper-parameters {', '.join(methods[name].hyperparameters()) or '(none)'}") from error
 
 
-__all__ = ["BUILT_IN", "DM", "EL2N", "Forgetting", "Herding", "KCenter", "KMeans", "Method", "Paper", "Random", "all_methods", "coresets", "get"]
+__all__ = ["BUILT_IN", "DC", "DM", "DSA", "EL2N", "Forgetting", "Herding", "KCenter", "KMeans", "Method", "Paper", "Random", "all_methods", "coresets", "get"]

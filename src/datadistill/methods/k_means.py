@@ -75,11 +75,11 @@ class KMeans(Method):
         return SyntheticSet(x, Hard(task.labels, len(task.classes)), task.modality)
 
 
-def lloyd(x: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor]:
+def lloyd(x: Tensor, k: int, seed: int, rounds: int = 100) -> tuple[Tensor, Tensor]:
     """(k, d) centres and (n,) the centre of each row of x (n, d)."""
     with threadpool_limits(1, "openmp"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct examples than places
-        fitted = Lloyd(k, n_init=1, max_iter=100, random_state=seed % 2**32).fit(x.numpy())
+        fitted = Lloyd(k, n_init=1, max_iter=rounds, random_state=seed % 2**32).fit(x.numpy())
     return torch.from_numpy(fitted.cluster_centers_), torch.from_numpy(fitted.labels_).long()
 
 

@@ -94,6 +94,8 @@ class Stored(Form):
 
 @final
 class Pixels(Stored):
+    """Every example is stored as it is."""
+
     name: ClassVar = "pixels"
 
     @classmethod
@@ -171,12 +173,18 @@ def named(text: str) -> tuple[type[Form], int]:
     return FORMS[name], int(number or FORMS[name].default)
 
 
-def start(text: str, task: Task, how: Start, rng: torch.Generator) -> Form:
-    """The form of that name for a task, refused where the modality does not fit."""
-    form, settings = named(text)
-    if not form.needs <= task.modality.traits:
+def check(text: str, modality: Modality) -> None:
+    """Refuse, clearly, a form that is not there or that this modality cannot take."""
+    form, _ = named(text)
+    if not form.needs <= modality.traits:
         able = [name for name, kind in ALL.items() if form.needs <= kind.traits]
-        raise UsageError(f"form {safe(text)!r} for {task.modality.name} data", f"{' or '.join(able)} data, or form 'pixels'", "--set form=pixels")
+        raise UsageError(f"form {safe(text)!r} for {modality.name} data", f"{' or '.join(able)} data, or form 'pixels'", "--set form=pixels")
+
+
+def start(text: str, task: Task, how: Start, rng: torch.Generator) -> Form:
+    """The form of that name for a task."""
+    check(text, task.modality)
+    form, settings = named(text)
     return form.start(task, how, rng, settings)
 
 

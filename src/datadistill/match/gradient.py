@@ -1,0 +1,95 @@
+"""Matching of gradients by the weights, piece by piece: the maths of DC and its relatives, with no idea of where data or nets come from.
+
+D = sum over layers of d(g_T, g_S), where g is the gradient of the mean loss of one class by the weights of a layer. The real side
+needs no graph beyond one piece; on the synthetic side D depends on x only through g_S, so that with v = dD/dg_S, which is
+fixed once g_S is known, dD/dx = d<g_S, v>/dx: examples can go through the net in pieces of any size, and what they give is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Losses = Callable[[Tensor, Tensor], Tensor]
+"""x (n, *shape) and the class of each (n,) -> the sum of the net's losses on them. Every example by itself: no batch norm."""
+
+Distance = Literal["cosine", "mse", "l1"]
+
+
+class Pieces(Protocol):
+    """How work is cut up: `map(n, work)` calls work on slices that cover range(n), again on half as much when memory runs out."""
+
+    def map(self, n: int, work: Callable[[slice], object]) -> list: ...
+
+
+def weights(net: nn.Module, *, head: bool = True) -> list[nn.Parameter]:
+    """The weights that papers match: those with two axes or more, no biases and no norms; `head`: the last linear layer too."""
+    last = getattr(net, "head", None)
+    return [p for p in net.parameters() if p.ndim > 1 and (head or last is None or p is not last.weight)]
+
+
+def distance(target: Sequence[Tensor], source: Sequence[Tensor], kind: Distance = "cosine") -> Tensor:
+    """sum over layers of d(target, source), for gradients of the same shapes.
+
+    cosine  sum over output units of 1 - cos of the two gradients of that unit (eq. 9 of DC, which adds 1e-6 to the divisor)
+    mse     sum of squared differences (IDC)         l1  sum of absolute differences (IDC, for grey pictures)
+    """
+    return torch.stack([_of_layer(a, b, kind) for a, b in zip(target, source, strict=True)]).sum()
+
+
+def _of_layer(a: Tensor, b: Tensor, kind: Distance) -> Tensor:
+    if kind == "mse":
+        return (a - b).square().sum()
+    if kind == "l1":
+        return (a - b).abs().sum()
+    a, b = a.flatten(1), b.flatten(1)
+    return (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum()
+
+
+def mean_gradient(losses: Losses, read: Callable[[slice], Tensor], classes: Tensor, weights: Sequence[Tensor], pieces: Pieces) -> list[Tensor]:
+    """The gradient of the mean loss by the weights, without a graph. read(slice) gives those examples, of these classes (n,)."""
+
+    def part(piece: slice) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(losses(read(piece), classes[piece]) / len(classes), weights)
+
+    parts = pieces.map(len(classes), part)
+    return [sum(own[1:], own[0]) for own in zip(*parts, strict=True)]
+
+
+def descent(losses: Losses, x: Tensor, classes: Tensor, weights: Sequence[Tensor], target: Sequence[Tensor], pieces: Pieces,
+            kind: Distance = "cosine") -> tuple[Tensor, Tensor]:
+    """(D, dD/dx) for the synthetic x (n, *shape) of these classes (n,), against the real gradients `target`.
+
+    If x fits in one piece the net runs once; else once more, for g_S.
+    """
+    n = len(x)
+
+    def with_graph(piece: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+        leaf = x[piece].detach().requires_grad_()
+        return leaf, torch.autograd.grad(losses(leaf, classes[piece]) / n, weights, create_graph=True)
+
+    def at_once(piece: slice) -> tuple[Tensor, Tensor] | None:
+        if piece.stop - piece.start < n:
+            return None
+        leaf, source = with_graph(piece)
+        value, pull = _pull(target, source, kind)
+        return value, torch.autograd.grad(source, leaf, pull)[0]
+
+    def part(piece: slice) -> Tensor:
+        leaf, source = with_graph(piece)
+        return torch.autograd.grad(source, leaf, pull)[0]
+
+    if (done := pieces.map(n, at_once)[0]) is not None:
+        return done
+    value, pull = _pull(target, mean_gradient(losses, lambda piece: x[piece].detach(), classes, weights, pieces), kind)
+    return value, torch.cat(pieces.map(n, part))
+
+
+def _pull(target: Sequence[Tensor], source: Sequence[Tensor], kind: Distance) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(D, dD/dsource)."""
+    leaves = [s.detach().requires_grad_() for s in source]
+    value = distance(target, leaves, kind)
+    return value.detach(), torch.autograd.grad(value, leaves)

@@ -1,0 +1,144 @@
+"""What methods share that match S to T through a net: hyper-parameters, real batches, and the way of a gradient back to S."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import nets
+from ..data.task import Task
+from ..errors import UsageError
+from ..memory import Pieces, gradients
+from ..modalities import Augmentation, Modality
+from ..rng import seed_of
+from ..run import Run
+from ..synthetic import SyntheticSet, forms
+from .base import Method
+from .k_means import lloyd, medoids
+
+Init = Literal["real", "noise"]
+Sampling = Literal["random", "representative"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matching(Method):
+    """A method that moves S so that, through a net, it looks like T. Abstract: the hyper-parameters that all of them have."""
+
+    needs: ClassVar = frozenset({"continuous"})
+    scales_over: ClassVar = "classes"
+
+    iterations: int
+    lr: float  # on the synthetic items, in network space
+    momentum: float = 0.5
+    real_batch: int = 256  # |B_T|, per class
+    net: str = "auto"  # auto: the modality's first
+    width: int | None = None  # none: the family's own, which is the papers' 128 for a convnet
+    init: Init = "real"
+    augment: bool = True  # omega, the same for the real and the synthetic examples of a class
+    form: str = "pixels"  # what is stored: pixels, multiform:2, ... (see synthetic/forms.py)
+    sampling: Sampling = "random"  # representative: DREAM's (Liu et al., ICCV 2023), see `Batches`
+    chunk: int | None = None  # examples through the net at once, a knob for memory that changes no result; none: what fits the caches
+
+    def check(self, modality: Modality) -> None:
+        super().check(modality)
+        forms.check(self.form, modality)
+        family = self.net_for(modality)
+        if family in nets.FAMILIES and nets.FAMILIES[family].batch_norm:
+            good = [name for name in modality.nets if not nets.FAMILIES[name].batch_norm]
+            raise UsageError(f"{self.name} through net {family!r}, which has batch norm", f"a net without it: {' or '.join(good)}", f"--set net={good[0]}")
+
+    def start(self, task: Task, run: Run) -> SyntheticSet:
+        """S at the beginning, on the run's device."""
+        self.check(task.modality)
+        return SyntheticSet.init(task, self.init, run.rng("init"), self.form).to(run.device)
+
+    def network(self, task: Task, run: Run, *key: str | int) -> nets.Net:
+        """A freshly initialised net, named by the key, on the run's device."""
+        size = {} if self.width is None else {"width": self.width}
+        return nets.build(self.net_for(task.modality), task.spec, run.rng(*key), **size).to(run.device)
+
+    def omega(self, task: Task, run: Run, *key: str | int) -> Augmentation:
+        """One draw for each class; or none."""
+        return task.modality.augment(run.rng(*key), len(task.classes)) if self.augment else as_it_is
+
+    def pieces(self, task: Task, run: Run) -> Pieces:
+        """Pieces of `chunk` examples: so many that the net's largest activation takes 16 MiB on a CPU, or 1 GiB on a GPU."""
+        largest = nets.largest_activation(self.network(task, run, "chunk"), task.spec.shape)
+        fits = max(1, min(4096, (2**24 if run.device.type == "cpu" else 2**30) // largest))
+        return Pieces(self.chunk or fits, "piece", run.notes)
+
+
+def as_it_is(x: Tensor, group: Tensor) -> Tensor:
+    """No augmentation."""
+    return x
+
+
+class Batches(nn.Module):
+    """B_T: of each class of this rank, `size` real examples or all that it has.
+
+    random           drawn without replacement at every step
+    representative   those nearest to the centres of `size` k-means clusters of the class in the net's features, found again
+                     every `every` steps and kept between (DREAM, arXiv 2302.14416, whose k-means runs to convergence, this
+                     one for ten rounds). It is a module so that a run saves what it keeps.
+    """
+
+    def __init__(self, task: Task, run: Run, size: int, sampling: Sampling = "random", every: int = 10):
+        super().__init__()
+        self.task, self.run, self.size, self.sampling, self.every = task, run, size, sampling, every
+        self.own = run.share(task.classes)
+        self.register_buffer("kept", torch.zeros(sum(self._size(c) for c in self.own), dtype=torch.long))
+
+    def _size(self, c: int) -> int:
+        return min(self.size, int(self.task.train.counts[c]))
+
+    def draw(self, step: int, net: nets.Net, pieces: Pieces) -> list[tuple[int, Tensor]]:
+        """(class, (k,) indices into task.train) of each class of this rank, for this step."""
+        if self.sampling == "random":
+            return [(c, self.task.train.pick(c, self.size, self.run.rng("real", step, c))) for c in self.own]
+        if step % self.every == 0:
+            self.kept = torch.cat([torch.empty(0, dtype=torch.long), *(self._representative(c, step, net, pieces) for c in self.own)])
+        return list(zip(self.own, self.kept.split([self._size(c) for c in self.own]), strict=True))
+
+    @torch.no_grad()
+    def _representative(self, c: int, step: int, net: nets.Net, pieces: Pieces) -> Tensor:
+        real, indices = self.task.train, self.task.train.indices(c)
+        if len(indices) <= self.size:
+            return indices
+        features = torch.cat(pieces.map(len(indices), lambda piece: net.embed(real.read(indices[piece]).to(self.run.device)).cpu()))
+        centres, _ = lloyd(features, self.size, seed_of(self.run.seed, "representative", step, c), rounds=10)
+        return indices[medoids(features, centres)]
+
+
+def back_to(syn: SyntheticSet, examples: Tensor, gradient: Tensor) -> None:
+    """Give the items of S their gradients: `examples` = syn.examples(...) as it was, `gradient` of the loss by it."""
+    syn.zero_grad(set_to_none=True)
+    torch.autograd.backward(examples, gradient)
+
+
+def train(net: nets.Net, batches: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer, pieces: Pieces) -> None:
+    """A step of the optimizer down the mean cross-entropy of each batch: (n, *shape) and (n,) class numbers or (n, classes)."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    for x, y in batches:
+
+        def loss_sum(piece: slice, x: Tensor = x, y: Tensor = y) -> Tensor:
+            return F.cross_entropy(net(x[piece]), y[piece], reduction="sum") / len(y)
+
+        for p, g in zip(weights, gradients(pieces, len(y), loss_sum, weights)[1], strict=True):
+            p.grad = g
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def minibatches(task: Task, x: Tensor, y: Tensor, epochs: int, batch: int, augment: bool, rng: Callable[..., torch.Generator]) -> Iterable[tuple[Tensor, Tensor]]:
+    """Shuffled batches of a small set, epoch after epoch, each example augmented by itself; rng(*key) names the draws."""
+    for epoch in range(epochs):
+        for k, rows in enumerate(torch.randperm(len(y), generator=rng("order", epoch)).split(batch)):
+            shown = x[rows.to(x.device)]
+            if augment:
+                shown = task.modality.augment(rng("shown", epoch, k), len(rows))(shown, torch.arange(len(rows)))
+            yield shown, y[rows].to(x.device)
