@@ -51,7 +51,7 @@ def initialise_(net: nn.Module, rng: torch.Generator) -> None:
 @torch.no_grad()
 def largest_activation(net: nn.Module, shape: tuple[int, ...]) -> int:
     """Bytes of the largest tensor that any layer makes of one example; the net is run once, on a copy without numbers."""
-    net = copy.deepcopy(net).to("meta").eval()
+    net = copy.deepcopy(net).to("meta", torch.float32).eval()
     sizes = [4 * math.prod(shape)]
 
     def see(module: nn.Module, inputs: object, output: object) -> None:
