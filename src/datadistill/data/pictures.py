@@ -176,7 +176,7 @@ def _head(file: BinaryIO) -> tuple[str, int, int]:
     image = _open(file)
     width, height = image.size
     try:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # of a TIFF, Pillow itself gives the upright size
     except Exception:  # see `plain`
         turned = False
     return (image.mode, height, width) if turned else (image.mode, width, height)
@@ -189,7 +189,7 @@ def _decode(file: BinaryIO, mode: str, size: tuple[int, int], out: np.ndarray) -
     image, top = plain(image)
     array = np.asarray(fit(image, size).convert(mode))
     out[:] = array[None] if mode == "L" else array.transpose(2, 0, 1)
-    grey = mode == "L" or (bool((out[0] == out[1]).all()) and bool((out[0] == out[2]).all()))
+    grey = mode == "L" or int((out.max(0) - out.min(0)).max()) <= 1  # lossy WebP turns grey into colours one level apart
     return grey, top
 
 
