@@ -35,7 +35,7 @@ def manifest(classes: list[str], *, per_class: int = 10, selection: bool = False
         "data": {
             "source": "digits", "kind": "scikit-learn's bundled digits", "modality": "m",
             "counts": {s: {c: k + i % 7 for i, c in enumerate(classes)} for s, k in {"train": 121, "val": 15, "test": 36}.items()},
-            "shape": [8, 8, 1], "modes": {"L": 1797}, "mode": "L", "split": {"made": ["val", "test"], "stratified": True, "seed": 0}, "rejects": 0, "warnings": [],
+            "shape": [8, 8, 1], "modes": {"L": 1797}, "mode": "L", "split": {"found": ["train"], "made": {"test": 0.2, "val": 0.1}, "seed": 0}, "rejects": [["a/b.png", "truncated"]], "warnings": [],
             "fingerprint": "77aa" * 16, "license": "CC BY 4.0", "source_url": "https://archive.ics.uci.edu/dataset/80",
         },
         "packages": {"python": "3.11.9", "torch": "2.13.0+cpu", "numpy": "2.4.1", "datadistill": "0.1.0"},
@@ -68,10 +68,9 @@ def evaluation(classes: list[str], verdict: str = "PASS", *, per_class: int = 10
         full = name.startswith("full")
         spread = 0.003 if full else 0.012
         recall = {c: min(1.0, max(0.0, mean + noise.gauss(0, 0.02 if full else 0.12))) for c in classes}
-        own = {"method": "herding"} if name == "coreset" else {}
+        own = {"method": "herding", "candidates": {"herding": 0.9, "k-center": 0.85}} if name == "coreset" else {}
         size = {"items": real if full else n, "bytes": real * 72 if full else n * 72, "steps": 5000 if name == "full" else 1000}
-        return {**own, **size, "accuracy": score(mean, spread), "students": {s: score(mean + d, spread) for s, d in zip(students, (-0.01, 0.01), strict=True)},
-                "recall": recall, "lr": dict.fromkeys(students, 0.01)}
+        return {**own, **size, "accuracy": score(mean, spread), "students": {s: {**score(mean + d, spread), "lr": 0.01} for s, d in zip(students, (-0.01, 0.01), strict=True)}, "recall": recall}
 
     arms = {name: arm(name, mean) for name, mean in arms.items()}
     own = arms["distilled"]["accuracy"]["runs"]
@@ -82,7 +81,7 @@ def evaluation(classes: list[str], verdict: str = "PASS", *, per_class: int = 10
         "budget": {"items": n, "bytes": n * 72}, "arms": arms, "differences": differences,
         "cost": {"distill": {"seconds": 48.2, "flops": 3.1e12, "peak_memory_bytes": 412e6}, "student": {"seconds": 2.1, "flops": 8.2e10, "peak_memory_bytes": 120e6},
                  "full": {"seconds": 10.4, "flops": 4.1e11, "peak_memory_bytes": 150e6}, "break_even_trainings": 5.8},
-        "seeds": [0, 1, 2, 3, 4], **changes,
+        "seeds": [0, 1, 2, 3, 4], "artifact": "9f2c" * 16, "data": {"source": "digits", "same_as_distilled": True}, "notes": [], **changes,
     }
 
 

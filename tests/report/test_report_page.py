@@ -90,6 +90,7 @@ def poisoned(names: list[str]) -> str:
     manifest = sample.manifest(names, per_class=1, notes=list(names))
     manifest["data"] |= {"source": names[0], "kind": names[1], "modality": names[9], "modes": dict.fromkeys(names, 1), "mode": names[2], "warnings": list(names), "license": names[3],
                          "source_url": names[8], "split": {name: name for name in names}}
+    manifest["data"]["rejects"] = [[name, name] for name in names]
     manifest["data"]["counts"]["train"] = dict.fromkeys(names, 12)
     manifest["method"] |= {"name": names[1], "family": names[2], "paper": names[0], "hyperparameters": dict(zip(names, reversed(names), strict=True)), "nets": list(names)}
     manifest |= {"packages": {name: name for name in names}, "recipe": {name: name for name in names if name}, "sha256": names[1], "seed": names[0]}
@@ -97,6 +98,8 @@ def poisoned(names: list[str]) -> str:
     manifest["curve"] = [{"step": k, names[0]: 1.0 / (k + 1), names[5]: float(k)} for k in range(5)]
     evaluation = sample.evaluation(names, "PASS", per_class=1, reason=names[0])
     evaluation["arms"]["coreset"]["method"] = names[1]
+    evaluation |= {"notes": list(names), "data": {"source": names[1], "same_as_distilled": False}, "artifact": names[0]}
+    evaluation["arms"]["coreset"]["candidates"] = dict.fromkeys(names, 0.5)
     for arm in evaluation["arms"].values():
         arm["students"] = dict.fromkeys(names, arm["accuracy"])
     evaluation["arms"][names[0]] = copy.deepcopy(evaluation["arms"]["random"])
@@ -193,6 +196,22 @@ def test_without_an_evaluation_it_says_how_to_get_one():
     page = html(sample.manifest(["a"]), [])
     assert "Not evaluated yet: run <code>datadistill evaluate DIR --data SOURCE</code>" in " ".join(lead(page).split())
     assert 'id="accuracy"' not in page and 'id="recall"' not in page
+
+
+def test_a_verdict_on_another_set_or_other_data_is_called_so():
+    def doubts(**changes):
+        return re.findall(r'<p class="note doubt">(.*?)</p>', html(sample.manifest(["a"]), [], sample.evaluation(["a"], **changes)))
+
+    assert doubts() == []
+    assert "another version" in doubts(artifact="0" * 64)[0]
+    assert "other data" in doubts(data={"source": "elsewhere", "same_as_distilled": False})[0]
+    assert doubts(notes=["fewer seeds"]) == ["fewer seeds"]
+
+
+def test_data_and_split_found_are_told():
+    section = Page(html(sample.manifest(["a", "b"]))).text()
+    for piece in ("found: train; made from it, stratified: test 20%, val 10%; seed 0", "1; a/b.png, truncated", "8 × 8 × 1", "L: 1797"):
+        assert piece in section
 
 
 def test_every_arm_is_drawn_at_its_mean_between_its_ends_and_with_its_runs():

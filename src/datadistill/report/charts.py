@@ -94,7 +94,7 @@ def line(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
         "y_ticks": [(round(100 * down(y), 2), label) for y, label in y_marks],
         "first": f"{values[0]:.4g}",
         "last": f"{values[-1]:.4g}",
-        "steps": f"{last:,.0f}",
+        "steps": f"{first:,.0f} to {last:,.0f}",
     }
 
 

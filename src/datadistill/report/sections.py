@@ -46,7 +46,19 @@ def context(manifest: Mapping[str, Any], previews: Sequence[Item], evaluation: M
         "loading": [(title, code.strip("\n").expandtabs(4).split("\n")) for title, code in loading.items()],
         "provenance": provenance(manifest, evaluation),
         "notes": [show(note) for note in get(manifest, "notes") or ()],
+        "doubts": doubts(manifest, evaluation),
     }
+
+
+def doubts(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> list[str]:
+    """What a reader should know before believing the verdict."""
+    found = [show(note) for note in get(evaluation, "notes") or ()]
+    judged = get(evaluation, "artifact")
+    if judged and get(manifest, "sha256") and judged != manifest["sha256"]:
+        found.append("This verdict is about another version of the set: evaluate it again.")
+    if get(evaluation, "data", "same_as_distilled") is False:
+        found.append(f"Judged on other data than it was made from: {show(get(evaluation, 'data', 'source'))}.")
+    return found
 
 
 def facts(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
@@ -106,14 +118,14 @@ def accuracy(evaluation: Mapping[str, Any] | None) -> dict[str, Any] | None:
     axis = Dots([v for row in drawn for v in (row["mean"], *(row["ends"] or ()), *row["runs"])]) if drawn else None
     names = list(dict.fromkeys(name for row in rows for name in row["students"]))
     for row in rows:
-        row["by_student"] = [student(row["students"].get(name), get(row["rates"], name)) for name in names]
+        row["by_student"] = [student(row["students"].get(name), row["rates"].get(name)) for name in names]
     return {"rows": rows, "axis": axis, "students": names, "reason": get(evaluation, "reason"), "protocol": protocol_line(evaluation)}
 
 
 def student(score: Any, rate: Any) -> tuple[str, str, str]:
     """(mean, interval, learning rate) of one student on one arm."""
+    rate = number(get(score, "lr")) if rate is None else number(rate)
     score = get(score, "accuracy") or score
-    rate = number(rate)
     return percent(get(score, "mean")), words.interval(get(score, "ci95")), "" if rate is None else f"lr {rate:g}"
 
 
@@ -122,9 +134,11 @@ def protocol_line(evaluation: Mapping[str, Any] | None) -> str:
     seeds, students = get(evaluation, "seeds"), get(evaluation, "protocol", "students")
     parts = [f"Protocol {show(get(evaluation, 'protocol', 'name'))} ({str(show(get(evaluation, 'protocol', 'hash')))[:12]}), the same for every arm"]
     if isinstance(students, Sequence) and not isinstance(students, str):
-        parts.append(f"students {' and '.join(safe(s, 40) for s in students)}")
+        parts.append(f"students {', '.join(safe(s, 40) for s in students)}")
     if isinstance(seeds, Sequence) and not isinstance(seeds, str):
         parts.append(words.plural(len(seeds), "training seed"))
+    if tried := get(evaluation, "arms", "coreset", "candidates"):
+        parts.append(f"the best coreset was chosen on validation data ({', '.join(f'{safe(m, 40)} {percent(v)}' for m, v in tried.items())})")
     return "; ".join(parts) + "."
 
 
@@ -231,7 +245,7 @@ def data(manifest: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     lines = {
         "Source": get(found, "source"), "Kind": get(found, "kind"), "Modality": get(found, "modality") or get(manifest, "spec", "modality"),
         "Shape of one example": words.shape(get(found, "shape") or get(manifest, "spec", "stored")), "Modes found": get(found, "modes"), "Converted to": get(found, "mode"),
-        "Split": get(found, "split"), "Classes": len(names) or None, "Rejected items": get(found, "rejects"),
+        "Split": split(get(found, "split")), "Classes": len(names) or None, "Rejected items": rejected(get(found, "rejects")),
     }
     return {
         "lines": [(name, show(value)) for name, value in lines.items() if value not in (None, "", [], {}, NONE)],
@@ -242,6 +256,24 @@ def data(manifest: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def split(how: Any) -> str:
+    """Which splits were found and which were made from the training split, and the seed."""
+    made = get(how, "made")
+    if not isinstance(made, Mapping):
+        return show(how)
+    parts = [f"found: {show(get(how, 'found'))}"]
+    if made:
+        parts.append(f"made from it, stratified: {', '.join(f'{safe(name, 40)} {percent(share, 0)}' for name, share in made.items())}; seed {show(get(how, 'seed'))}")
+    return "; ".join(parts)
+
+
+def rejected(items: Any) -> str:
+    """How many items were left out, and the first few by name and reason."""
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        return show(items)
+    return f"{len(items)}" + "".join(f"; {show(item)}" for item in items[:5]) + ("; …" if len(items) > 5 else "")
+
+
 def provenance(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """(heading, lines of (name, text, link or nothing))."""
     method, found = get(manifest, "method") or {}, get(manifest, "data") or {}
@@ -250,13 +282,14 @@ def provenance(manifest: Mapping[str, Any], evaluation: Mapping[str, Any] | None
     protocol = [(name, value) for name, value in (get(evaluation, "protocol") or {}).items()]
     groups = [
         ("Real data", [("Licence", found.get("license") or "not stated"), ("Source", found.get("source_url") or "not stated"), ("Fingerprint", found.get("fingerprint"))]),
-        ("Method", [("Method", method.get("name")), ("Family", method.get("family")), ("Paper", method.get("paper")), ("Networks used", method.get("nets")), ("Seed", get(manifest, "seed"))]),
+        ("Method", [("Method", method.get("name")), ("Family", method.get("family")), ("Paper", method.get("paper")), ("Networks used", method.get("nets")), ("Parametrisation", get(manifest, "form", "name")), ("Seed", get(manifest, "seed"))]),
         ("Hyper-parameters", [*(get(method, "hyperparameters") or {}).items(), *recipe]),
-        ("Evaluation protocol", protocol + ([("seeds", get(evaluation, "seeds"))] if protocol else [])),
+        ("Evaluation protocol", protocol + ([("training seeds", get(evaluation, "seeds"))] if protocol else [])),
         ("Artifact", [("SHA-256", get(manifest, "sha256")), ("Format", get(manifest, "format")), *files]),
         ("Packages", list((get(manifest, "packages") or {}).items())),
     ]
-    return [(title, [(name, show(value), link(value)) for name, value in lines]) for title, lines in groups if any(value is not None for _, value in lines)]
+    known = [(title, [(name, value) for name, value in lines if value is not None or title == "Hyper-parameters"]) for title, lines in groups]
+    return [(title, [(name, "none" if value is None else show(value), link(value)) for name, value in lines]) for title, lines in known if lines]
 
 
 def link(value: Any) -> str:
