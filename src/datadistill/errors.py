@@ -46,7 +46,7 @@ class NotFinite(DistillError):
     """The loss stayed NaN or infinite after every allowed halving of the step (exit 1)."""
 
 
-class TestReadTwice(DistillError):
+class SecondTestRead(DistillError):
     """The sealed test split was read a second time for one seed: the run is void (exit 1)."""
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datadistill.data.task import Real
-from datadistill.errors import TestReadTwice, UsageError
+from datadistill.errors import SecondTestRead, UsageError
 from datadistill.evaluate import PROTOCOLS, Arm, Protocol, Sealed, score
 from datadistill.evaluate.score import choose_lr
 from datadistill.labels import Hard
@@ -47,7 +47,7 @@ def test_a_second_read_voids_the_run():
     test = Sealed(next(iter(TASKS.values())).train)
     assert sum(len(y) for _, y in test.read(0)) == test.size
     assert sum(len(y) for _, y in test.read(1)) == test.size
-    with pytest.raises(TestReadTwice, match="seed 0"):
+    with pytest.raises(SecondTestRead, match="seed 0"):
         test.read(0)
     assert test.reads == {0: 2, 1: 1}
 

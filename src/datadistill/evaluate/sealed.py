@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data.task import Real
-from ..errors import TestReadTwice
+from ..errors import SecondTestRead
 
 
 class Sealed:
@@ -23,7 +23,7 @@ class Sealed:
         """Batches (x in network space, labels) of the whole split, for one seed, once."""
         self.reads[seed] = self.reads.get(seed, 0) + 1
         if self.reads[seed] > 1:
-            raise TestReadTwice(
+            raise SecondTestRead(
                 f"the test split was read {self.reads[seed]} times for seed {seed}",
                 "one read for each training seed, after all choices are made",
                 "choose on validation data; this run is void",

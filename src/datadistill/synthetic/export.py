@@ -12,7 +12,7 @@ import torch
 
 from .. import store
 from ..errors import UsageError
-from ..text import safe
+from ..text import csv_cell, safe
 from .artifact import Artifact, csv_bytes
 
 FORMATS = ("imagefolder", "npz", "parquet", "csv", "hf")
@@ -29,8 +29,8 @@ def export(artifact: Artifact, to: str, out: str | Path) -> Path:
         _write(out, _parquet(artifact))
     elif to == "csv":
         columns = {**artifact.modality.columns(artifact.x, plain=True), artifact.modality.label_column: _names(artifact)}
-        rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        _write(out, csv_bytes([list(columns), *[["" if cell is None else cell for cell in row] for row in rows]]))
+        rows = [[csv_cell(c) if isinstance(c, str) else "" if c is None else c for c in row] for row in zip(*columns.values(), strict=True)]
+        _write(out, csv_bytes([[csv_cell(name) for name in columns], *rows]))
     elif to == "hf":
         store.replace_folder(out, {"data/train-00000-of-00001.parquet": _parquet(artifact, hub=True), "README.md": _hub_card(artifact)})
     elif to == "imagefolder":
@@ -72,16 +72,21 @@ def _parquet(artifact: Artifact, *, hub: bool = False) -> bytes:
 
     columns = artifact.modality.columns(artifact.x, plain=False)
     label = artifact.modality.label_column
-    table = pa.table({**columns, label: artifact.y.tolist() if hub else [safe(n, 10_000) for n in _names(artifact)]})
+    table = pa.table({**columns, label: artifact.y.tolist() if hub else [_utf8(n) for n in _names(artifact)]})
     if hub:
         pictures = [name for name, values in columns.items() if isinstance(values[0], dict)]
         features = {f.name: {"dtype": _hub_type(str(f.type)), "_type": "Value"} for f in table.schema}
         features |= {name: {"_type": "Image"} for name in pictures}
-        features[label] = {"names": _unique([safe(c, 10_000) for c in artifact.spec.classes]), "_type": "ClassLabel"}
+        features[label] = {"names": _unique([_utf8(c) for c in artifact.spec.classes]), "_type": "ClassLabel"}
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     return buffer.getvalue()
+
+
+def _utf8(name: str) -> str:
+    """A name that parquet can hold: bytes that were not UTF-8 become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _hub_type(arrow: str) -> str:
