@@ -92,7 +92,11 @@ def check_settings(method: Method, task: Task) -> None:
         for owner in (method, type(method)()):
             value = getattr(owner, f.name)
             text = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-            assert owner.with_settings({f.name: text}) == owner, f"{f.name}={text} as text does not give {value!r} back"
+            try:
+                back = owner.with_settings({f.name: text})
+            except UsageError as error:
+                raise AssertionError(f"{f.name}={text} cannot be given as text: {error}") from error
+            assert back == owner, f"{f.name}={text} as text does not give {value!r} back"
         accepts_text = str in (hints[f.name], *get_args(hints[f.name]))
         if not accepts_text:
             _must_refuse(lambda name=f.name: method.with_settings({name: "no such value"}), f.name)
@@ -143,14 +147,18 @@ def check_budget(method: Method, task: Task) -> None:
 
 def _keeps_budget(syn: SyntheticSet, task: Task, what: str) -> None:
     items, classes = int(task.quota.sum()), len(task.classes)
+    try:
+        stored = syn.stored()
+    except ValueError as error:
+        raise AssertionError(f"{what}: cannot be stored: {error}") from error
     assert len(syn) == items, f"{what}: {len(syn)} items for a budget of {items}"
-    assert len(syn.stored()) == items * syn.each, f"{what}: {len(syn.stored())} examples from {items} items of {syn.each}"
+    assert len(stored) == items * syn.each, f"{what}: {len(stored)} examples from {items} items of {syn.each}"
     if isinstance(syn.labels, Hard):
         got = torch.bincount(syn.y, minlength=classes)
         assert torch.equal(got, task.quota), f"{what}: {got.tolist()} items per class for a quota of {task.quota.tolist()}"
     if syn.origin is not None:
         assert len(syn.origin.unique()) == items, f"{what}: an example is chosen twice"
-        assert same_bits(syn.stored(), task.train.stored[syn.origin]), f"{what}: a chosen example is not the real one, bit for bit"
+        assert same_bits(stored, task.train.stored[syn.origin]), f"{what}: a chosen example is not the real one, bit for bit"
         assert torch.equal(syn.y, task.train.labels[syn.origin]), f"{what}: a chosen example has another label"
 
 
