@@ -70,7 +70,7 @@ class Protocol:
 PROTOCOLS: dict[str, Protocol] = {
     p.name: p
     for p in (
-        Protocol("quick", steps=120, full_steps=240, lrs=(0.03, 0.1), sizes={"convnet": {"width": 16}, "resnet": {"width": 8}}),
+        Protocol("quick", steps=100, full_steps=200, lrs=(0.03, 0.1), sizes={"convnet": {"width": 16}, "resnet": {"width": 8, "blocks": (1, 1)}}),
         Protocol("standard", steps=400, full_steps=2000, sizes={"convnet": {"width": 32}}),
         Protocol("paper", steps=1000, full_steps=10_000, batch=256, sizes={"convnet": {"width": 128}, "resnet": {"width": 64, "blocks": (2, 2, 2, 2)}}),
     )

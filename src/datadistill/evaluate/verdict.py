@@ -51,7 +51,7 @@ def judge(distilled: Score, random: Score, coreset: Score, coreset_method: str, 
     mean, low, _ = interval(ours)
     random_mean, best_mean = interval(theirs)[0], interval(best)[0]
     gain = paired(ours, theirs)
-    figures = f"{mean:.1%} [{low:.1%} or more], random {random_mean:.1%}, coreset ({coreset_method}) {best_mean:.1%}"
+    figures = f"{mean:.1%} (at least {low:.1%}), random {random_mean:.1%}, coreset ({coreset_method}) {best_mean:.1%}"
     beats_random = low > random_mean and gain["ci95"][0] > 0
     if beats_random and low >= best_mean:
         return Verdict("PASS", f"The set beats random selection and the best coreset at the same budget: {figures}.")

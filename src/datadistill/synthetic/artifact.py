@@ -293,7 +293,7 @@ Integrity is checked by `datadistill verify`; a whole file is not a promise that
 def loading_code(artifact: Artifact) -> dict[str, str]:
     """Three lines each for torch, numpy and datasets."""
     return {
-        "torch": 'import datadistill\nset = datadistill.load("DIR").to_torch()   # (x, y); set.normalise goes first in the net\nloader = __import__("torch").utils.data.DataLoader(set, batch_size=64, shuffle=True)',
+        "torch": 'import datadistill, torch\nset = datadistill.load("DIR").to_torch()  # (x, y); set.normalise goes first in the net\nloader = torch.utils.data.DataLoader(set, batch_size=64, shuffle=True)',
         "numpy": 'import datadistill\nx, y = datadistill.load("DIR").numpy()   # what is stored is smaller than the examples that come out of it'
         if artifact.each > 1
         else 'from safetensors.numpy import load_file\nx = load_file("DIR/samples.safetensors")["samples"]\n'
