@@ -98,8 +98,7 @@ def _number(cells: pa.ChunkedArray, integer: bool, total: int) -> tuple[dict[str
     known = numbers[np.isfinite(numbers)]
     if len(known) == 0:
         return None, "no training row has a finite value"
-    steps = np.diff(numbers)
-    if integer and len(numbers) > 10 and (steps > 0).all() and numbers[0] >= 0 and numbers[-1] <= total and total > 10:
+    if integer and len(numbers) > 10 and numbers[0] >= 0 and numbers[-1] <= total and (np.diff(numbers) > 0).all():
         return None, "it counts the rows"
     large = float(np.abs(known).max())
     return {"integer": integer}, f"whole numbers up to {large:.0f} are kept to 24 bits" if integer and large > EXACT else ""

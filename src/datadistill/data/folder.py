@@ -38,8 +38,8 @@ def read(root: Path, ask: Ask) -> Raw:
     where: list[tuple[str, int]] = []
     other: list[str] = []
     rejects: list[tuple[str, str]] = []
-    for split, folders in splits.items():
-        for folder in folders:
+    with ask.progress.bar("listing folders", sum(map(len, splits.values()))) as bar:
+        for split, folder in [(split, folder) for split, folders in splits.items() for folder in folders]:
             for path, reason in _files(folder, real_root):
                 if reason is None:
                     paths.append(path)
@@ -48,6 +48,7 @@ def read(root: Path, ask: Ask) -> Raw:
                     rejects.append((_name(path, root), reason))
                 else:
                     other.append(_name(path, root))
+            bar.advance(1)
     if not paths and not rejects:
         kinds = sorted({safe(os.path.splitext(name)[1].lower()) or "no suffix" for name in other})
         raise BadInput(

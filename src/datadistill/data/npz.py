@@ -16,25 +16,26 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..errors import BadInput
+from ..progress import Progress
 from ..text import safe
 from . import arrays
 from .guard import check_room, npy_header, refuse_pickle
 from .raw import Ask, Raw
 
-BLOCK = 1 << 22
+BLOCK = 1 << 20
 
 
 def read(path: Path, ask: Ask) -> Raw:
     """The arrays by their names."""
     with zipfile.ZipFile(path) as archive:
-        return arrays.of_mapping("npz", Members(archive, path), ask)
+        return arrays.of_mapping("npz", Members(archive, path, ask.progress), ask)
 
 
 class Members(Mapping[str, np.ndarray]):
     """name -> array, decompressed when asked for, into memory of its own."""
 
-    def __init__(self, archive: zipfile.ZipFile, path: Path):
-        self._archive, self._path = archive, path
+    def __init__(self, archive: zipfile.ZipFile, path: Path, progress: Progress):
+        self._archive, self._path, self._progress = archive, path, progress
         self._members: dict[str, zipfile.ZipInfo] = {}
         for info in archive.infolist():
             parts = PurePosixPath(info.filename.replace("\\", "/"))
@@ -66,11 +67,13 @@ class Members(Mapping[str, np.ndarray]):
                 check_room(n_bytes, f"array {safe(name)!r} of {safe(self._path)}", "a smaller file, or a machine with more memory")
                 flat = np.empty(math.prod(shape), dtype)
                 view, at = memoryview(flat.view(np.uint8)) if n_bytes else memoryview(b""), 0
-                while at < n_bytes:
-                    got = file.readinto(view[at : at + BLOCK])
-                    if not got:
-                        raise ValueError(f"it ends after {at:,} of {n_bytes:,} bytes")
-                    at += got
+                with self._progress.bar(f"reading {name} (MiB)", -(-n_bytes // BLOCK)) as bar:
+                    while at < n_bytes:
+                        got = file.readinto(view[at : at + BLOCK])
+                        if not got:
+                            raise ValueError(f"it ends after {at:,} of {n_bytes:,} bytes")
+                        bar.advance(-(-(at + got) // BLOCK) - -(-at // BLOCK))  # whole blocks, rounded up
+                        at += got
                 if file.read(1):  # also makes zipfile compare the checksum
                     raise ValueError("it goes on after its last element")
         except (ValueError, SyntaxError, KeyError, TypeError, EOFError, OSError, RuntimeError, RecursionError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:

@@ -80,6 +80,8 @@ def read_path(source: str | os.PathLike[str], ask: Ask) -> Raw:
     """A file or a folder."""
     path = Path(os.fsdecode(source)).expanduser()
     try:
+        if not os.fsdecode(source):
+            raise BadInput("an empty name", EXPECTED)
         if path.is_dir():
             return _call(next(r for r in FOLDERS if r.takes(path)).reads, path, ask)
         if not path.exists():

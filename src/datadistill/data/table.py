@@ -19,6 +19,7 @@ import torch
 
 from ..errors import BadInput, UsageError
 from ..modalities import Tabular
+from ..progress import Progress
 from ..text import safe
 from .columns import MISSING, choose, encode, text_of
 from .guard import check_room, kind_of
@@ -26,6 +27,8 @@ from .raw import SPLIT_WORDS, Ask, Raw
 
 DELIMITERS = (",", ";", "\t", "|")
 NAMED = re.compile(r"(train|training|val|valid|validation|dev|test|testing)([-_.].*)?", re.IGNORECASE)
+MIB = 1 << 20
+BLOCK = 16 * MIB
 SUFFIXES = (".csv", ".tsv", ".parquet")
 
 
@@ -76,7 +79,7 @@ def _of_files(files: Mapping[str, Sequence[Path]], ask: Ask) -> Raw:
     rejects: list[tuple[str, str]] = []
     warnings: list[str] = []
     kinds = {path: kind_of(path) for paths in files.values() for path in paths}
-    tables = {split: _joined([_read(path, kinds[path], rejects, warnings) for path in paths], paths) for split, paths in files.items()}
+    tables = {split: _joined([_read(path, kinds[path], rejects, warnings, ask.progress) for path in paths], paths) for split, paths in files.items()}
     label = check_label(tables["train"].column_names, ask.label)
     kind = " and ".join(dict.fromkeys("parquet" if kind == "parquet" else "csv" for kind in kinds.values()))
     raw = of_tables(kind, tables, label, infer="text" in kinds.values())
@@ -85,23 +88,28 @@ def _of_files(files: Mapping[str, Sequence[Path]], ask: Ask) -> Raw:
     return raw
 
 
-def _read(path: Path, kind: str, rejects: list[tuple[str, str]], warnings: list[str]) -> pa.Table:
+def _read(path: Path, kind: str, rejects: list[tuple[str, str]], warnings: list[str], progress: Progress) -> pa.Table:
     check_room(4 * path.stat().st_size, f"the table {safe(path)}", "fewer rows or columns")
     if kind == "parquet":
         import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(path, partitioning=None)
+            with pq.ParquetFile(path) as file, progress.bar(f"reading {path.name} (row groups)", file.num_row_groups) as bar:
+                groups = []
+                for k in range(file.num_row_groups):
+                    groups.append(file.read_row_group(k))
+                    bar.advance(1)
+                table = pa.concat_tables(groups) if groups else file.schema_arrow.empty_table()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise BadInput(f"{safe(path)} is a broken parquet file ({_first_line(error)})", "a whole parquet file") from error
     elif kind == "text":
-        table = read_csv(path, rejects, warnings)
+        table = read_csv(path, rejects, warnings, progress)
     else:
         raise BadInput(f"{safe(path)} is {kind}", "a .csv, .tsv or .parquet file")
     return _distinct(table, safe(path))
 
 
-def read_csv(path: Path, rejects: list[tuple[str, str]], warnings: list[str]) -> pa.Table:
+def read_csv(path: Path, rejects: list[tuple[str, str]], warnings: list[str], progress: Progress) -> pa.Table:
     """Every cell as text; rows with the wrong number of cells go to `rejects`."""
     import pyarrow.csv as csv
 
@@ -114,14 +122,21 @@ def read_csv(path: Path, rejects: list[tuple[str, str]], warnings: list[str]) ->
         return "skip"
 
     def parse(encoding: str) -> pa.Table:
-        del rejects[before:]
-        reading = csv.ReadOptions(use_threads=False, encoding=encoding, block_size=1 << 24)  # one thread: rows keep their numbers
+        reading = csv.ReadOptions(use_threads=False, encoding=encoding, block_size=BLOCK)  # one thread: rows keep their numbers
         parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=reject)
         with csv.open_csv(path, reading, parsing, csv.ConvertOptions(check_utf8=False)) as head:
             names = head.schema.names
         del rejects[before:]
         text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), null_values=list(MISSING), strings_can_be_null=True)
-        return csv.read_csv(path, reading, parsing, text)
+        with open(path, "rb") as file, progress.bar(f"reading {path.name} (MiB)", -(-path.stat().st_size // MIB)) as bar:
+            batches, at = [], 0
+            with csv.open_csv(file, reading, parsing, text) as reader:
+                for batch in reader:
+                    batches.append(batch)
+                    done = -(-file.tell() // MIB)
+                    bar.advance(done - at)
+                    at = done
+            return pa.Table.from_batches(batches, reader.schema)
 
     before = len(rejects)
     try:
