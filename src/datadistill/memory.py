@@ -35,9 +35,10 @@ class Pieces:
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
-                self._halve(piece.stop - piece.start)
+            else:
+                at = piece.stop
                 continue
-            at = piece.stop
+            self._halve(piece.stop - piece.start)  # only here has the error, and with it the failed piece's memory, been let go
         return done
 
     def _halve(self, size: int) -> None:
@@ -57,13 +58,15 @@ def out_of_memory(error: BaseException) -> bool:
 def gradients(pieces: Pieces, n: int, loss_sum: Callable[[slice], Tensor], parameters: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """(sum of losses, its gradients) over range(n), piece by piece: gradient accumulation that can be repeated."""
 
-    def one(piece: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
-        loss = loss_sum(piece)
-        return loss.detach(), torch.autograd.grad(loss, parameters)
+    total: list[Tensor] = []
 
-    parts = pieces.map(n, one)
-    total = [sum(g[1:], g[0]) for g in zip(*(grads for _, grads in parts), strict=True)]
-    return torch.stack([loss for loss, _ in parts]).sum(), total
+    def one(piece: slice) -> Tensor:
+        loss = loss_sum(piece)
+        parts = torch.autograd.grad(loss, parameters)
+        total[:] = torch._foreach_add(total, parts) if total else parts
+        return loss.detach()
+
+    return torch.stack(pieces.map(n, one)).sum(), total
 
 
 def peak_bytes(device: torch.device | str = "cpu") -> int:

@@ -69,28 +69,27 @@ def fit(net: Net, examples: Examples, labels: Labels, schedule: Schedule, seed: 
     n, size = len(examples), min(schedule.batch, len(examples))
     net.to(device).train()
     parameters = list(net.parameters())
-    optimizer = torch.optim.SGD(parameters, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay, nesterov=schedule.momentum > 0)
+    optimizer = torch.optim.SGD(parameters, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay, nesterov=schedule.momentum > 0, fused=True)
     whole = examples.read(torch.arange(n)).to(device) if n <= 4 * size else None  # a tiny set is decoded once
     pieces = pieces or Pieces(size)
     counter, start = Flops(), time.perf_counter()
     per_epoch = n // size
-    order = torch.empty(0, dtype=torch.long)
+    shuffled, group = -1, torch.arange(size)
     for step in steps(schedule.steps):
         epoch, at = divmod(step, per_epoch)
-        if at == 0:
-            order = torch.randperm(n, generator=rng(seed, "order", epoch))
+        if epoch != shuffled:
+            order, shuffled = torch.randperm(n, generator=rng(seed, "order", epoch)), epoch
         rows = order[at * size : (at + 1) * size]
         x = whole[rows.to(device)] if whole is not None else examples.read(rows).to(device)
         if schedule.augment:
-            x = examples.modality.augment(rng(seed, "omega", step), size)(x, torch.arange(size))
+            x = examples.modality.augment(rng(seed, "omega", step), size)(x, group)
         targets = labels.targets(rows, epoch).to(device)
 
         def loss_sum(piece: slice, x: Tensor = x, targets: Tensor = targets) -> Tensor:
             return F.cross_entropy(net(x[piece]), targets[piece], reduction="sum") / size
 
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.lr_at(step)
-        if step == 0:
+        optimizer.param_groups[0]["lr"] = schedule.lr_at(step)
+        if counter.total == 0:
             with counter:
                 _, grads = gradients(pieces, size, loss_sum, parameters)
         else:
@@ -109,7 +108,7 @@ def predict(net: Net, x: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def accuracy(net: Net, examples: Examples, labels: Tensor, *, batch: int = 512, device: torch.device | str = "cpu") -> float:
+def accuracy(net: Net, examples: Examples, labels: Tensor, *, batch: int = 128, device: torch.device | str = "cpu") -> float:
     """The fraction of examples a net labels right. Never for a test split: see `evaluate`."""
     net.eval()
     right = sum(int((predict(net, examples.read(rows).to(device)).cpu() == labels[rows]).sum()) for rows in torch.arange(len(labels)).split(batch))
