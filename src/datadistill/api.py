@@ -113,8 +113,11 @@ def run_job(
         workspace = None
         if out is not None:
             store.check_room(out, 4 * int(task.quota.sum()) * task.train.stored[0].numel() * 4 + 2**20)
-            workspace = store.Workspace(Path(out), job.to_json())
+            versions = {name: version for name, version in packages().items() if name != "platform"}  # a new kernel changes no result
+            workspace = store.Workspace(Path(out), {**job.to_json(), "packages": versions})
             workspace.begin(resume)
+            for note in workspace.notes:
+                progress.say(note)
         run = Run(job.seed, device=device, snapshots=workspace, progress=progress)
         started(run)
         try:
