@@ -1,0 +1,113 @@
+"""What the benchmarks share: the machine in words, CPU seconds on a fixed number of threads, peak memory, the reference setting.
+
+Every measurement runs in a process of its own (`child`), so that memory and the allocator's state are its own too. CPU seconds
+of this process are the figure to trust: other work on the machine changes them far less than the time on the wall.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict:
+    """Processor, threads and versions, and how busy the machine was."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {' '.join(platform.libc_ver())}",
+        "load": [round(x, 1) for x in os.getloadavg()],
+    }
+
+
+class Peak:
+    """Resident memory of this process: `base` at entry, `peak` until exit, in MiB, looked at every 5 ms."""
+
+    def __enter__(self) -> Peak:
+        self.base = self.peak = _resident()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.005):
+            self.peak = max(self.peak, _resident())
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def _resident() -> float:
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def seconds(work, n: int, warm: int = 1) -> list[float]:
+    """CPU seconds of each of n calls, after some that are not counted."""
+    for _ in range(warm):
+        work()
+    times = []
+    for _ in range(n):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return times
+
+
+def middle(values: list[float]) -> dict[str, float]:
+    return {"median": round(statistics.median(values), 4), "least": round(min(values), 4), "n": len(values)}
+
+
+def child(script: str, *args: object, tune: bool = True, env: dict[str, str] | None = None) -> dict:
+    """Run `script --child args` in a fresh process, and read the JSON of its last line."""
+    env = {**os.environ, **(env or {}), "DATADISTILL_MALLOC": "on" if tune else "off"}
+    found = subprocess.run([sys.executable, script, "--child", *map(str, args)], env=env, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def write(name: str, result: dict) -> None:
+    """results/NAME.json, with the command that made it."""
+    RESULTS.mkdir(exist_ok=True)
+    command = " ".join([*(f"{k}={os.environ[k]}" if k != "PEERS" else "PEERS=..." for k in ("OMP_NUM_THREADS", "PEERS") if k in os.environ), "python", *sys.argv])
+    text = json.dumps({"command": command, "machine": machine(), **result}, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+    print(text)
+
+
+def reference_task(ipc: int = 10, per_class: int = 1000):
+    """Random pixels in the shape of the reference setting: 3x32x32, 10 classes. The cost does not depend on what is on them."""
+    import torch
+
+    from datadistill.data.task import Budget, Real, Task
+    from datadistill.modalities import Image
+    from datadistill.rng import rng
+
+    n = 10 * per_class
+    stored = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=rng(0, "pixels"))
+    labels = torch.arange(n) % 10
+    real = Real(stored, labels, Image(Image.spec_of(stored, tuple(map(str, range(10))), mode="RGB")))
+    return Task.of(real, real.subset(torch.arange(100)), Budget(ipc=ipc))
+
+
+def threads(n: int) -> None:
+    import torch
+
+    torch.set_num_threads(n)
