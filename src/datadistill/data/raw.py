@@ -55,8 +55,9 @@ def carve(array: np.ndarray, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
     rest = [array[group] for group in groups[1:]]
     first = groups[0]
     if len(first) < len(array):
-        for start in range(0, len(first), 1024):  # rows only ever move towards the front, and ascend: none is overwritten before it moved
-            rows = array[first[start : start + 1024]]
+        some = max(1, (4 << 20) // max(1, array[:1].nbytes))
+        for start in range(0, len(first), some):  # rows only ever move towards the front, and ascend: none is overwritten before it moved
+            rows = array[first[start : start + some]]
             array[start : start + len(rows)] = rows
         if array.flags.owndata:
             array.resize((len(first), *array.shape[1:]), refcheck=False)  # shrinks where it lies; nobody else looks at it
