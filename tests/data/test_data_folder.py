@@ -355,6 +355,31 @@ def test_an_image_without_a_suffix_is_an_image(tmp_path):
 # -- links, pipes, names -----------------------------------------------------------------------------------------------
 
 
+def test_images_of_other_formats_are_rejected_not_passed_over(tmp_path):
+    folder(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "a" / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(Unreadable) as error:
+        load(tmp_path)
+    assert error.value.rejects == (("a/x.heic", "no PNG, JPEG, WebP, BMP, GIF or TIFF image"),)
+
+
+def test_folders_of_nothing(tmp_path):
+    folder(tmp_path, {"a": 0, "b": 0})
+    with pytest.raises(BadInput, match="classes a, b with 0"):
+        load(tmp_path)
+    (tmp_path / "a" / "x.dat").write_bytes(b"x")
+    with pytest.raises(BadInput, match=r"only files with \.dat"):
+        load(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path):
+    folder(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "a").chmod(0)
+    with pytest.raises(BadInput, match="cannot be read"):
+        load(tmp_path)
+
+
 def test_links_that_leave_the_folder_are_rejected(tmp_path):
     outside = tmp_path / "secret.png"
     noise().save(outside)

@@ -133,3 +133,8 @@ def test_heavy_libraries_are_imported_when_they_are_needed():
 def test_nothing_is_printed(capfd, tmp_path):
     load(folder(tmp_path, {"a": 10, "b": 10}))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_label_that_has_no_meaning_is_warned_about():
+    assert any("'y' has no meaning" in w for w in load("digits", label="y").found.warnings)
+    assert not load((np.arange(40.0).reshape(20, 2), [0, 1] * 10)).found.warnings

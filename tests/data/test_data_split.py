@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from datadistill.data.raw import carve
 from datadistill.data.split import check_classes, check_fractions, class_numbers, stratified
 from datadistill.errors import BadInput, UsageError
 
@@ -56,6 +57,17 @@ def test_fractions_that_leave_nothing_are_refused():
     for val, test in ((0.5, 0.5), (-0.1, 0.2), (0.1, 1.0)):
         with pytest.raises(UsageError):
             check_fractions(val, test)
+
+
+def test_carving_moves_every_row_to_its_group():
+    """Rows of a MiB each, so that the move in place takes several pieces."""
+    array = np.repeat(np.arange(20, dtype=np.uint8)[:, None], 1 << 20, axis=1)
+    first = np.array([1, 2, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19])
+    rest = [np.array([0, 3, 16]), np.array([4, 8])]
+    parts = carve(array, [first, *rest])
+    for part, rows in zip(parts, [first, *rest], strict=True):
+        assert part.shape == (len(rows), 1 << 20) and (part == rows[:, None]).all()
+    assert parts[0].base is None, "the memory of the other rows is handed back"
 
 
 # -- class names -------------------------------------------------------------------------------------------------------

@@ -286,6 +286,22 @@ def test_a_table_that_does_not_fit_in_memory_is_refused_unread(tmp_path, monkeyp
         load(path, label="class")
 
 
+def test_a_column_of_another_type_in_the_test_split_is_refused_in_words():
+    train = pd.DataFrame({"n": np.arange(40.0), "c": ["a", "b"] * 20, "y": [0, 1] * 20})
+    for name, value in (("n", pd.Timestamp("2020-01-01")), ("c", [1, 2])):
+        test = train[:6].drop(columns=[name]).assign(**{name: [value] * 6})
+        with pytest.raises(BadInput, match=f"column '{name}' of the test table"):
+            load({"train": train, "test": test}, label="y")
+    with pytest.raises(BadInput, match="label column"):
+        load(train.assign(y=[[1]] * 40), label="y")
+
+
+def test_a_column_without_values_in_the_test_split_is_missing_there():
+    train = pd.DataFrame({"n": np.arange(40.0), "c": ["a", "b"] * 20, "d": pd.Timestamp("2020-01-01"), "y": [0, 1] * 20})
+    data = load({"train": train, "test": pd.DataFrame({"n": [None], "c": [None], "d": [None], "y": [1]})}, label="y")
+    assert data.test.stored[0].isnan().tolist() == [True, False, True] and data.test.stored[0, 1] == -1
+
+
 # -- pandas ------------------------------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,8 @@ def load(
         raise UsageError(f"image size {size}", "a side in pixels, from 1 to 4096")
     raw = sources.read(source, Ask(label, size, progress or Quiet()))
     name = sources.shown(source)
+    if label is not None and raw.label != label:
+        raw.warnings.append(f"label={safe(label)!r} has no meaning for {raw.kind} and was not used")
     classes, numbers = _classes(raw, name)
     split.check_classes(classes, numbers["train"], raw.rejects)
     groups, made = _split(raw, numbers, seed, {"test": test, "val": val})

@@ -25,6 +25,7 @@ from .pictures import FILE_BYTES, Rejected, decode_all
 from .raw import SPLIT_WORDS, Ask, Raw, carve
 
 SUFFIXES = frozenset({".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"})
+OTHERS = frozenset({".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".svg", ".ico", ".ppm", ".pgm", ".pbm", ".tga", ".psd", ".exr", ".hdr", ".dcm"})
 IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
@@ -49,10 +50,10 @@ def read(root: Path, ask: Ask) -> Raw:
                 else:
                     other.append(_name(path, root))
             bar.advance(1)
-    if not paths and not rejects:
+    if other and not paths and not rejects:
         kinds = sorted({safe(os.path.splitext(name)[1].lower()) or "no suffix" for name in other})
         raise BadInput(
-            f"no images in the {len(classes)} class folders of {safe(root)}" + (f" (only files with {', '.join(kinds[:5])})" if kinds else ""),
+            f"no images in the {len(classes)} class folders of {safe(root)}, only files with {', '.join(kinds[:5])}",
             "PNG, JPEG, WebP, BMP, GIF or TIFF images in one sub-folder per class",
         )
     pictures = decode_all([partial(_opener, path) for path in paths], ask.progress, ask.size)
@@ -122,7 +123,7 @@ def _by_number(splits: dict[str, list[Path]]) -> Callable[[str], tuple]:
 
 def _files(folder: Path, real_root: str) -> Iterator[tuple[Path, str | None]]:
     """(path, None for an image to read | the reason to reject it | "" for a file that is no image), in a stable order."""
-    for at, inner, files in os.walk(folder):
+    for at, inner, files in os.walk(folder, onerror=_raise):
         inner.sort(key=os.fsencode)
         for name in [d for d in inner if os.path.islink(os.path.join(at, d))]:
             yield Path(at, name), "a link to a folder"
@@ -131,6 +132,10 @@ def _files(folder: Path, real_root: str) -> Iterator[tuple[Path, str | None]]:
             if not name.startswith(".") and name.lower() not in IGNORED:
                 path = Path(at, name)
                 yield path, _judge(path, real_root)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _judge(path: Path, real_root: str) -> str | None:
@@ -142,7 +147,7 @@ def _judge(path: Path, real_root: str) -> str | None:
             return "no regular file"
         if info.st_size > FILE_BYTES:
             return f"a file of {info.st_size:,} bytes, more than {FILE_BYTES:,}"
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in SUFFIXES | OTHERS:  # images all; those that cannot be decoded here are rejected by their content
             return None
         with open(path, "rb") as file:
             head = file.read(HEAD)

@@ -116,12 +116,12 @@ def _label(features: Mapping[str, Any], asked: str | None) -> str:
 
 
 def _values(part: Any, label: str, declared: tuple[str, ...]) -> np.ndarray:
-    from .columns import text_of
+    from .table import label_text
 
     column = part.select_columns([label]).with_format("arrow")[:][label]
     if declared:
         return column.fill_null(-1).to_numpy().astype(np.int64)
-    return np.array(text_of(column).to_pylist(), dtype=object)
+    return label_text(column)
 
 
 def _images(kind: str, splits: dict[str, Any], ask: Ask, label: str, declared: tuple[str, ...], column: str, roots: list[Path] | None) -> Raw:
@@ -142,6 +142,7 @@ def _images(kind: str, splits: dict[str, Any], ask: Ask, label: str, declared: t
     rows = [(split, row) for split, part in splits.items() for row in range(len(part))]
     pictures = decode_all(openers, ask.progress, ask.size)
     raw = of_pictures(kind, pictures, [where[k] for k in pictures.kept], classes)
+    raw.label = label
     raw.rejects = [(f"{rows[k][0]} row {rows[k][1] + 1}", reason) for k, reason in sorted(pictures.rejects.items())]
     return raw
 

@@ -33,6 +33,7 @@ class Raw:
     labels    split -> (n,) label values: whole numbers, or text with None where missing
     take      (examples of one split, lists of ascending row numbers) -> the examples of each list; may use up what it is given
     finish    ({"train", "val", "test"} -> examples, class names) -> the modality (made from train only) and each split as stored
+    label     the name of the label column, where there is one
     declared  the class names where the source states them: whole-number labels count into it, and each must have an example
     names     (split, row) -> what to call that example in a list of rejects
     """
@@ -42,6 +43,7 @@ class Raw:
     labels: dict[str, np.ndarray]
     take: Callable[[Any, Sequence[np.ndarray]], list[Any]]
     finish: Callable[[dict[str, Any], tuple[str, ...]], tuple[Modality, dict[str, Tensor]]]
+    label: str = ""
     declared: tuple[str, ...] = ()
     names: Callable[[str, int], str] = lambda split, row: f"{split} row {row + 1}"
     modes: dict[str, int] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -79,17 +80,22 @@ def read(source: Any, ask: Ask) -> Raw:
 def read_path(source: str | os.PathLike[str], ask: Ask) -> Raw:
     """A file or a folder."""
     path = Path(os.fsdecode(source)).expanduser()
+    if not os.fsdecode(source) or "\0" in str(path):
+        raise BadInput(f"the name {safe(source)!r}", EXPECTED)
     try:
-        if not os.fsdecode(source):
-            raise BadInput("an empty name", EXPECTED)
-        if path.is_dir():
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             return _call(next(r for r in FOLDERS if r.takes(path)).reads, path, ask)
-        if not path.exists():
-            raise BadInput(f"{safe(path)} does not exist", EXPECTED)
-        if not path.is_file():
-            raise BadInput(f"{safe(path)} is no regular file", EXPECTED)
-    except (OSError, ValueError) as error:  # no permission, a name too long, a NUL in it
-        raise BadInput(f"{safe(path)} cannot be read ({safe(getattr(error, 'strerror', None) or error)})", EXPECTED) from error
+        if stat.S_ISREG(mode):
+            return _read_file(path, ask)
+    except FileNotFoundError as error:
+        raise BadInput(f"{safe(error.filename or path)} does not exist", EXPECTED) from error
+    except OSError as error:  # no permission, a name too long, a broken disk
+        raise BadInput(f"{safe(error.filename or path)} cannot be read ({safe(error.strerror or error)})", EXPECTED) from error
+    raise BadInput(f"{safe(path)} is neither a file nor a folder", EXPECTED)
+
+
+def _read_file(path: Path, ask: Ask) -> Raw:
     kind = guard.kind_of(path)
     if kind in PACKED:
         raise BadInput(

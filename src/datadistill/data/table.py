@@ -161,7 +161,7 @@ def of_pandas(frame: Any) -> pa.Table:
             raise BadInput(f"two columns named {safe(name)!r}", "distinct column names")
         try:
             columns[str(name)] = pa.array(series, from_pandas=True)
-        except (pa.ArrowException, UnicodeError, OverflowError):
+        except (pa.ArrowException, UnicodeError, OverflowError, TypeError):
             text = [None if v is None or v != v else str(v).encode("utf-8", "backslashreplace").decode() for v in series]
             columns[str(name)] = pa.array(text, pa.string())
     return pa.table(columns)
@@ -182,8 +182,16 @@ def of_tables(kind: str, tables: Mapping[str, pa.Table], label: str, infer: bool
     for split, table in tables.items():
         if label not in table.column_names:
             raise BadInput(f"the {split} table has no column {safe(label)!r}", "the columns of the training table")
-    labels = {split: np.array(text_of(table[label]).to_pylist(), dtype=object) for split, table in tables.items()}
+    labels = {split: label_text(table[label]) for split, table in tables.items()}
     return of_columns(kind, {split: table.drop_columns([label]) for split, table in tables.items()}, labels, label, infer)
+
+
+def label_text(cells: pa.ChunkedArray) -> np.ndarray:
+    """(n,) labels as text, None where missing."""
+    try:
+        return np.array(text_of(cells).to_pylist(), dtype=object)
+    except pa.ArrowException as error:
+        raise BadInput(f"a label column of {cells.type}", "numbers or text, one per row") from error
 
 
 def of_columns(kind: str, tables: dict[str, pa.Table], labels: dict[str, np.ndarray], label: str, infer: bool = False, declared: tuple[str, ...] = ()) -> Raw:
@@ -201,7 +209,7 @@ def of_columns(kind: str, tables: dict[str, pa.Table], labels: dict[str, np.ndar
         stored = {split: torch.from_numpy(_cells(table, columns, split, raw.warnings)) for split, table in parts.items()}
         return Tabular(Tabular.spec_of(stored["train"], columns, classes, label)), stored
 
-    raw = Raw(kind, tables, labels, _take, finish, declared=declared)
+    raw = Raw(kind, tables, labels, _take, finish, label, declared)
     return raw
 
 
@@ -213,7 +221,10 @@ def _cells(table: pa.Table, columns: list[dict[str, Any]], split: str, warnings:
     check_room(4 * table.num_rows * len(columns), f"the {split} table", "fewer rows or columns")
     out = np.empty((table.num_rows, len(columns)), np.float32)
     for k, column in enumerate(columns):
-        out[:, k], odd = encode(table[column["name"]], column)
+        try:
+            out[:, k], odd = encode(table[column["name"]], column)
+        except pa.ArrowException as error:
+            raise BadInput(f"column {safe(column['name'])!r} of the {split} table holds {table[column['name']].type}", "what it holds in the training table") from error
         if odd and split != "train":
             warnings.append(f"{odd:,} cells of column {safe(column['name'])!r} in {split} hold values that no training row has: they count as missing")
     return out
