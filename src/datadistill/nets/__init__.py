@@ -15,9 +15,9 @@ from ..spec import Spec
 from .base import Net, initialise_, largest_activation
 from .convnet import VGG, ConvNet
 from .mlp import MLP, Linear, TabResNet
-from .resnet import ResNet
+from .resnet import ResNet, ResNet18
 
-FAMILIES: dict[str, type[Net]] = {net.family: net for net in (ConvNet, ResNet, VGG, MLP, Linear, TabResNet)}
+FAMILIES: dict[str, type[Net]] = {net.family: net for net in (ConvNet, ResNet, VGG, MLP, Linear, TabResNet, ResNet18)}
 
 
 def build(family: str, spec: Spec, rng: torch.Generator, **size: Any) -> Net:

@@ -1,6 +1,6 @@
 """ResNet (He et al. 2016) for small pictures: a 3x3 stem of stride 1, no first pool, batch norm.
 
-The default is narrow and shallow, for a CPU; `width=64, blocks=(2, 2, 2, 2)` is the ResNet-18 of the field.
+`resnet` is narrow and shallow, for a CPU; `resnet18` is that of the field: width 64, two blocks in each of four stages.
 """
 
 from __future__ import annotations
@@ -30,11 +30,9 @@ class Block(nn.Module):
         return F.relu_(self.norm2(self.conv2(h)) + self.shortcut(x))
 
 
-@final
-class ResNet(Net):
+class Residual(Net):
     """A residual net; see the top of this file."""
 
-    family: ClassVar = "resnet"
     axes: ClassVar = (3,)
     batch_norm: ClassVar = True
 
@@ -51,3 +49,20 @@ class ResNet(Net):
 
     def embed(self, x: Tensor) -> Tensor:
         return self.features(x).mean((2, 3))
+
+
+@final
+class ResNet(Residual):
+    """The narrow one."""
+
+    family: ClassVar = "resnet"
+
+
+@final
+class ResNet18(Residual):
+    """ResNet-18 for small pictures."""
+
+    family: ClassVar = "resnet18"
+
+    def __init__(self, shape: tuple[int, ...], classes: int, width: int = 64, blocks: tuple[int, ...] = (2, 2, 2, 2)):
+        super().__init__(shape, classes, width, blocks)

@@ -1,0 +1,57 @@
+"""The batch-norm statistics of SRe2L and its family: what a teacher's layers see of S, against what they saw of T."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Moments(NamedTuple):
+    """Of one layer's input: mean and biased variance, each (channels,), or (n, channels) for several at once."""
+
+    mean: Tensor
+    var: Tensor
+
+
+def moments(h: Tensor) -> Moments:
+    """Mean and biased variance of h (n, channels, *grid) per channel over everything else, in float32; differentiable once."""
+    return Moments(*_Moments.apply(h))
+
+
+def distance(own: Moments, target: Moments, var_weight: float = 1.0) -> Tensor:
+    """|| mean - mean' ||_2 + w || var - var' ||_2: norms, not their squares (Yin et al., SRe2L). A norm of zero has gradient zero."""
+    return torch.linalg.vector_norm(own.mean - target.mean) + var_weight * torch.linalg.vector_norm(own.var - target.var)
+
+
+def loss(own: list[Moments], target: list[Moments], first: float = 10.0, var_weight: float = 1.0) -> Tensor:
+    """sum_l w_l distance_l, with w_1 = first and all others 1: R_BN of SRe2L."""
+    terms = [distance(a, b, var_weight) for a, b in zip(own, target, strict=True)]
+    terms[0] = first * terms[0]
+    return torch.stack(terms).sum()
+
+
+class _Moments(torch.autograd.Function):
+    """Its way back is one pass over h: dL/dh = g_mean / N + 2 g_var (h - mean) / N."""
+
+    @staticmethod
+    def forward(ctx, h: Tensor) -> tuple[Tensor, Tensor]:
+        axes, x = [0, *range(2, h.ndim)], h.float()
+        if h.device.type == "cpu":  # where var_mean takes twenty times as long as two passes
+            mean = x.mean(axes)
+            var = (x - mean.view(1, -1, *[1] * (h.ndim - 2))).square_().mean(axes)
+        else:
+            var, mean = torch.var_mean(x, axes, correction=0)
+        ctx.save_for_backward(h, mean)
+        return mean, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g_mean: Tensor, g_var: Tensor) -> Tensor:
+        h, mean = ctx.saved_tensors
+        shape = (1, -1, *[1] * (h.ndim - 2))
+        n = h.numel() // h.shape[1]
+        slope = 2 * g_var / n
+        return torch.addcmul((g_mean / n - slope * mean).view(shape).to(h), h, slope.view(shape).to(h))
