@@ -1,8 +1,7 @@
-"""Matching of class means, piece by piece: the maths of DM and its relatives, with no idea of where data or nets come from.
+"""Matching of features, piece by piece: the maths of DM and its relatives, with no idea of where data or nets come from.
 
-L = sum_c || mean_c(T) - mean_c(S) ||^2, where mean_c is the mean of psi over the examples of class c. Its derivative by the features
-of an example of class c in S is 2 (mean_c(S) - mean_c(T)) / n_c: once both means are known, examples can go through psi in
-pieces of any size, and what the pieces give is exact.
+A loss L of the features of all examples of S, such as DM's sum_c || mean_c(T) - mean_c(S) ||^2, has a derivative by the features
+of each of them; once that is known, examples can go through psi in pieces of any size, and what the pieces give is exact.
 """
 
 from __future__ import annotations
@@ -55,36 +54,54 @@ def discrepancy(target: Tensor, source: Tensor) -> Tensor:
 def descent(embed: Embed, x: Tensor, classes: Tensor, target: Tensor, pieces: Pieces) -> tuple[Tensor, Tensor]:
     """(L, dL/dx) for the synthetic x (n, *shape) of these classes (n,), against the real class means `target` (classes, features).
 
-    Classes of which x has no example are left out of L. If x fits in one piece psi runs once; else once more, for the means.
+    Classes of which x has no example are left out of L.
     """
-    size = _counts(classes, target)
-    own = torch.zeros_like(size).index_fill_(0, classes.unique().to(size.device), 1)
+    return through(embed, x, classes, lambda features: discrepancy(target, class_means(features, classes, target)), pieces)
 
-    def gradient(features: Tensor, leaf: Tensor, mean: Tensor, piece: slice) -> Tensor:
-        pull = 2 * own * (mean - target) / size
-        return torch.autograd.grad(features, leaf, pull[classes[piece].to(pull.device)])[0]
+
+def class_means(features: Tensor, classes: Tensor, absent: Tensor) -> Tensor:
+    """(classes, features) the mean of the features (n, features) of each class; where there is none, the row of `absent`."""
+    present, sums = class_sums(features, classes)
+    return absent.index_copy(0, present, sums / _counts(classes, absent)[present])
+
+
+def through(embed: Embed, x: Tensor, classes: Tensor, loss: Callable[[Tensor], Tensor], pieces: Pieces) -> tuple[Tensor, Tensor]:
+    """(L, dL/dx) for L = loss(features (n, features) of all of x): a loss that mixes examples, through an embedding that does not.
+
+    If x fits in one piece psi runs once; else once more, for the features.
+    """
+
+    def with_graph(piece: slice) -> tuple[Tensor, Tensor]:
+        leaf = x[piece].detach().requires_grad_()
+        return leaf, embed(leaf, classes[piece])
+
+    def pull_of(features: Tensor) -> tuple[Tensor, Tensor]:
+        """(L, dL/dfeatures)"""
+        leaf = features.detach().requires_grad_()
+        value = loss(leaf)
+        return value.detach(), torch.autograd.grad(value, leaf)[0]
 
     def at_once(piece: slice) -> tuple[Tensor, Tensor] | None:
         if piece.stop - piece.start < len(x):
             return None
-        leaf = x.detach().requires_grad_()
-        features = embed(leaf, classes)
-        mean = torch.zeros_like(target)
-        present, sums = class_sums(features.detach(), classes)
-        mean[present] = sums
-        mean /= size
-        return mean, gradient(features, leaf, mean, piece)
+        leaf, features = with_graph(piece)
+        value, pull = pull_of(features)
+        return value, torch.autograd.grad(features, leaf, pull)[0]
 
     def part(piece: slice) -> Tensor:
-        leaf = x[piece].detach().requires_grad_()
-        return gradient(embed(leaf, classes[piece]), leaf, mean, piece)
+        leaf, features = with_graph(piece)
+        return torch.autograd.grad(features, leaf, pull[piece])[0]
 
     if (done := pieces.map(len(x), at_once)[0]) is not None:
-        mean, gradients = done
-    else:
-        mean = means(embed, lambda piece: x[piece].detach(), classes, len(target), pieces)
-        gradients = torch.cat(pieces.map(len(x), part))
-    return discrepancy(own * target, own * mean), gradients
+        return done
+    value, pull = pull_of(all_features(embed, lambda piece: x[piece].detach(), classes, pieces))
+    return value, torch.cat(pieces.map(len(x), part))
+
+
+@torch.no_grad()
+def all_features(embed: Embed, read: Callable[[slice], Tensor], classes: Tensor, pieces: Pieces) -> Tensor:
+    """(n, features) the features of examples of these classes (n,), without gradient."""
+    return torch.cat(pieces.map(len(classes), lambda piece: embed(read(piece), classes[piece])))
 
 
 def _counts(classes: Tensor, like: Tensor) -> Tensor:

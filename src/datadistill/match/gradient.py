@@ -52,11 +52,14 @@ def _of_layer(a: Tensor, b: Tensor, kind: Distance) -> Tensor:
 def mean_gradient(losses: Losses, read: Callable[[slice], Tensor], classes: Tensor, weights: Sequence[Tensor], pieces: Pieces) -> list[Tensor]:
     """The gradient of the mean loss by the weights, without a graph. read(slice) gives those examples, of these classes (n,)."""
 
-    def part(piece: slice) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(losses(read(piece), classes[piece]) / len(classes), weights)
+    total: list[Tensor] = []
 
-    parts = pieces.map(len(classes), part)
-    return [sum(own[1:], own[0]) for own in zip(*parts, strict=True)]
+    def part(piece: slice) -> None:
+        own = torch.autograd.grad(losses(read(piece), classes[piece]) / len(classes), weights)
+        total[:] = torch._foreach_add(total, own) if total else own
+
+    pieces.map(len(classes), part)
+    return total
 
 
 def descent(losses: Losses, x: Tensor, classes: Tensor, weights: Sequence[Tensor], target: Sequence[Tensor], pieces: Pieces,

@@ -7,17 +7,22 @@ from importlib.metadata import entry_points
 from ..errors import UsageError
 from ..text import safe
 from .base import Method, Paper
+from .cafe import CAFE
+from .datadam import DataDAM
 from .dc import DC
 from .dm import DM
 from .dsa import DSA
 from .el2n import EL2N
 from .forgetting import Forgetting
 from .herding import Herding
+from .idm import IDM
 from .k_center import KCenter
 from .k_means import KMeans
+from .m3d import M3D
+from .ncfm import NCFM
 from .random import Random
 
-BUILT_IN: tuple[type[Method], ...] = (Random, Herding, KCenter, KMeans, Forgetting, EL2N, DM, DC, DSA)
+BUILT_IN: tuple[type[Method], ...] = (Random, Herding, KCenter, KMeans, Forgetting, EL2N, DM, DC, DSA, CAFE, IDM, DataDAM, M3D, NCFM)
 
 
 def all_methods() -> dict[str, type[Method]]:
@@ -45,4 +50,4 @@ def get(name: str, **hyperparameters: object) -> Method:
         raise UsageError(f"{name}: {error}", f"hyper-parameters {', '.join(methods[name].hyperparameters()) or '(none)'}") from error
 
 
-__all__ = ["BUILT_IN", "DC", "DM", "DSA", "EL2N", "Forgetting", "Herding", "KCenter", "KMeans", "Method", "Paper", "Random", "all_methods", "coresets", "get"]
+__all__ = ["BUILT_IN", "CAFE", "DC", "DM", "DSA", "DataDAM", "EL2N", "Forgetting", "Herding", "IDM", "KCenter", "KMeans", "M3D", "Method", "NCFM", "Paper", "Random", "all_methods", "coresets", "get"]

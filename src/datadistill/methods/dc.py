@@ -18,6 +18,7 @@ Refused: networks with batch norm, whose gradients depend on what else is in the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, final
 
 import torch
@@ -29,7 +30,7 @@ from ..match import gradient
 from ..run import Run
 from ..synthetic import SyntheticSet
 from .base import Paper
-from .matching import Batches, Init, Matching, back_to, minibatches, train
+from .matching import Batches, Init, Matching, descend, minibatches, train
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # ipc: (T, inner epochs)
 
@@ -42,6 +43,7 @@ class Condensation(Matching):
 
     iterations: int = 1000  # K
     lr: float = 0.1  # eta_S
+    momentum: float = 0.5
     outer: int | None = None  # T; none: the authors', 1 at ipc 1, 10 at 10, 50 at 50
     inner_epochs: int | None = None  # of theta on S; none: the authors', 1 at ipc 1, 50 at 10, 10 at 50
     lr_net: float = 0.01  # eta_theta
@@ -89,16 +91,10 @@ def condense(method: Condensation, task: Task, run: Run) -> SyntheticSet:
 
         x = syn.examples()
         loss, pull = match_classes(batches.draw(step, theta, pieces), losses, x, y, gradient.weights(theta), task, run, pieces)
-
-        def backward(x=x, loss=loss, pull=pull) -> Tensor:
-            back_to(syn, x, pull)
-            return loss
-
-        run.descend(optimizer, backward)
-        syn.clamp_()
+        descend(run, optimizer, syn, x, loss, pull)
         run.log(step, loss=loss / len(task.classes))
         if t + 1 < T:
-            shown = minibatches(task, syn.examples().detach(), y, inner_epochs, method.batch_train, method.augment, lambda *key, s=step: run.rng("inner", s, *key))
+            shown = minibatches(task, syn.examples().detach(), y, inner_epochs, method.batch_train, method.augment, partial(run.rng, "inner", step))
             train(theta, shown, torch.optim.SGD(theta.parameters(), lr=method.lr_net), pieces)
     return syn
 

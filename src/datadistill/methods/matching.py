@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import nets
+from .. import dist, nets
 from ..data.task import Task
 from ..errors import UsageError
 from ..memory import Pieces, gradients
@@ -31,31 +31,39 @@ class Matching(Method):
 
     needs: ClassVar = frozenset({"continuous"})
     scales_over: ClassVar = "classes"
+    papers_form: ClassVar[str] = "pixels"
 
     iterations: int
     lr: float  # on the synthetic items, in network space
-    momentum: float = 0.5
     real_batch: int = 256  # |B_T|, per class
     net: str = "auto"  # auto: the modality's first
     width: int | None = None  # none: the family's own, which is the papers' 128 for a convnet
     init: Init = "real"
     augment: bool = True  # omega, the same for the real and the synthetic examples of a class
-    form: str = "pixels"  # what is stored: pixels, multiform:2, ... (see synthetic/forms.py)
+    form: str = "pixels"  # what is stored: pixels, multiform:2, ... (see synthetic/forms.py); auto: the paper's, where the data allow it
     sampling: Sampling = "random"  # representative: DREAM's (Liu et al., ICCV 2023), see `Batches`
     chunk: int | None = None  # examples through the net at once, a knob for memory that changes no result; none: what fits the caches
 
     def check(self, modality: Modality) -> None:
         super().check(modality)
-        forms.check(self.form, modality)
+        forms.check(self.form_for(modality), modality)
         family = self.net_for(modality)
         if family in nets.FAMILIES and nets.FAMILIES[family].batch_norm:
             good = [name for name in modality.nets if not nets.FAMILIES[name].batch_norm]
             raise UsageError(f"{self.name} through net {family!r}, which has batch norm", f"a net without it: {' or '.join(good)}", f"--set net={good[0]}")
 
+    def form_for(self, modality: Modality) -> str:
+        """The `form` field, where "auto" is the paper's, or pixels for data that it cannot take."""
+        if self.form != "auto":
+            return self.form
+        return self.papers_form if forms.named(self.papers_form)[0].needs <= modality.traits else "pixels"
+
     def start(self, task: Task, run: Run) -> SyntheticSet:
         """S at the beginning, on the run's device."""
         self.check(task.modality)
-        return SyntheticSet.init(task, self.init, run.rng("init"), self.form).to(run.device)
+        if dist.ranks() > len(task.classes):
+            raise UsageError(f"{dist.ranks()} processes to share {len(task.classes)} classes", f"at most {len(task.classes)}")
+        return SyntheticSet.init(task, self.init, run.rng("init"), self.form_for(task.modality)).to(run.device)
 
     def network(self, task: Task, run: Run, *key: str | int) -> nets.Net:
         """A freshly initialised net, named by the key, on the run's device."""
@@ -114,10 +122,21 @@ class Batches(nn.Module):
         return indices[medoids(features, centres)]
 
 
-def back_to(syn: SyntheticSet, examples: Tensor, gradient: Tensor) -> None:
-    """Give the items of S their gradients: `examples` = syn.examples(...) as it was, `gradient` of the loss by it."""
-    syn.zero_grad(set_to_none=True)
-    torch.autograd.backward(examples, gradient)
+def descend(run: Run, optimizer: torch.optim.Optimizer, syn: SyntheticSet, examples: Tensor, value: Tensor, gradient: Tensor) -> None:
+    """A step of S, kept legal, down a loss of this value and gradient by `examples`, which is syn.examples(...) as it was."""
+
+    def backward() -> Tensor:
+        torch.autograd.backward(examples, gradient)
+        return value
+
+    run.descend(optimizer, backward)
+    syn.clamp_()
+
+
+def own_items(task: Task, run: Run, syn: SyntheticSet) -> tuple[Tensor, Tensor]:
+    """(the items of this rank's classes, the class of each of their examples)"""
+    items = torch.isin(syn.y, torch.tensor(run.share(task.classes))).nonzero().squeeze(1)
+    return items, syn.y[items].repeat_interleave(syn.each)
 
 
 def train(net: nets.Net, batches: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer, pieces: Pieces) -> None:

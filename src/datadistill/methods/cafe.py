@@ -1,0 +1,139 @@
+"""CAFE: learning to condense dataset by aligning features (Wang et al., CVPR 2022).
+
+Algorithm 1, in the paper's letters:
+    repeat K times
+        theta ~ P(theta)
+        until the net's accuracy on T no longer changes (its range over ten rounds below lambda_1):
+            L_f = sum_l w_l sum_c || mean f_l(T_c) - mean f_l(S_c) ||^2            layers l = 1..L, and the features before the head
+            L_d = - sum_{x in T} log softmax_y <f_L(x), mean f_L(S_y)>              real features told apart by synthetic centres
+            S <- S - eta grad_S (L_f + beta L_d)
+            train theta on S until its accuracy on T has changed (its range over ten epochs above lambda_2)
+
+Differences from the authors' code: every draw has a name; examples go through the net in pieces, real ones without gradient
+(their loss also holds the cross-entropy of T, which has none by S); S is kept within legal values; both loops of rounds end
+after `rounds` at most (theirs need not end); classes may differ in number and size (theirs are 10 x 3 x 32 x 32). As in their code
+the features before the head count twice, the last layer once, and layers before it a tenth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import nets
+from ..data.task import Task
+from ..match import distribution
+from ..memory import Pieces
+from ..modalities import Augmentation
+from ..nets.layers import hidden
+from ..run import Run
+from ..synthetic import SyntheticSet
+from .base import Paper
+from .matching import Batches, Init, Matching, descend, minibatches, train
+
+HALVED = (0.6, 0.8, 0.9)  # of the iterations: where eta is halved (the authors' 1200, 1600 and 1800 of 2000)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CAFE(Matching):
+    """Match class means in every layer, and let synthetic centres classify real features."""
+
+    name: ClassVar = "cafe"
+    family: ClassVar = "distribution"
+    paper: ClassVar = Paper(title="CAFE: Learning to Condense Dataset by Aligning Features", venue="CVPR 2022", arxiv="2203.01531")
+
+    iterations: int = 2000  # K
+    lr: float = 0.1  # eta
+    momentum: float = 0.5
+    init: Init = "noise"
+    augment: bool = False  # true: CAFE+DSA
+    beta: float = 0.01
+    lambda_1: float = 0.04
+    lambda_2: float = 0.03
+    rounds: int = 100
+    lr_net: float = 0.01
+    batch_train: int = 256
+
+    def distill(self, task: Task, run: Run) -> SyntheticSet:
+        syn = self.start(task, run)
+        optimizer = torch.optim.SGD(syn.parameters(), lr=self.lr, momentum=self.momentum)
+        pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling, every=1)
+        y = syn.example_labels().hard
+
+        for it in run.steps(self.iterations, syn, optimizer, batches):
+            for group in optimizer.param_groups:
+                if it in [round(at * self.iterations) for at in HALVED]:
+                    group["lr"] *= 0.5
+            theta = self.network(task, run, "theta", it)
+            down = torch.optim.SGD(theta.parameters(), lr=self.lr_net)
+            watched: list[float] = []
+            for r in range(self.rounds):
+                x, omega = syn.examples(), self.omega(task, run, "omega", it, r)
+                real = torch.cat([indices for _, indices in batches.draw(it * self.rounds + r, theta, pieces)])
+                loss, gradient = align(theta, omega, real, x.detach(), y, self.beta, task, run, pieces)
+                descend(run, optimizer, syn, x, loss, gradient)
+                if r == 0:
+                    run.log(it, loss=loss / len(task.classes))
+                watched = [*watched[-9:], self._accuracy(theta, task, run, pieces, it, r)]
+                if len(watched) == 10 and max(watched) - min(watched) < self.lambda_1:
+                    break
+                for e in self._until_changed(theta, task, run, pieces, it, r):
+                    shown = minibatches(task, syn.examples().detach(), y, 1, self.batch_train, self.augment, partial(run.rng, "inner", it, r, e))
+                    train(theta, shown, down, pieces)
+        return syn
+
+    def _until_changed(self, theta: nets.Net, task: Task, run: Run, pieces: Pieces, it: int, r: int) -> Iterator[int]:
+        watched: list[float] = []
+        for e in range(self.rounds):
+            yield e
+            watched = [*watched[-9:], self._accuracy(theta, task, run, pieces, it, r, e)]
+            if len(watched) == 10 and max(watched) - min(watched) > self.lambda_2:
+                return
+
+    @torch.no_grad()
+    def _accuracy(self, theta: nets.Net, task: Task, run: Run, pieces: Pieces, *key: int) -> float:
+        """The mean over classes of the accuracy on 128 real examples of each."""
+        rows = [task.train.pick(c, 128, run.rng("watch", c, *key)) for c in task.classes]
+        flat = torch.cat(rows)
+        hit = torch.cat(pieces.map(len(flat), lambda p: (theta(task.train.read(flat[p]).to(run.device)).argmax(1).cpu() == task.train.labels[flat[p]]).float()))
+        return float(torch.stack([own.mean() for own in hit.split([len(r) for r in rows])]).mean())
+
+
+def align(theta: nets.Net, omega: Augmentation, real: Tensor, x: Tensor, y: Tensor, beta: float, task: Task, run: Run, pieces: Pieces) -> tuple[Tensor, Tensor]:
+    """(L_f + beta L_d, its gradient by x (m, *shape) of classes y (m,)); real (k,) indices into task.train of this rank's classes."""
+    size = theta.head.in_features
+
+    def f(x: Tensor, c: Tensor) -> Tensor:
+        """All layers side by side, each times the root of its weight, the features before the head last."""
+        layers, last = hidden(theta, omega(x, c))
+        weights = [0.1] * (len(layers) - 1) + [1.0]
+        return torch.cat([*(w**0.5 * layer.flatten(1) for w, layer in zip(weights, layers, strict=False)), 2**0.5 * last], 1)
+
+    labels = task.train.labels[real]
+
+    @torch.no_grad()
+    def part(piece: slice) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        features = f(task.train.read(real[piece]).to(run.device), labels[piece])
+        return distribution.class_sums(features, labels[piece]), features[:, -size:] / 2**0.5
+
+    parts = pieces.map(len(real), part)
+    counts = torch.bincount(labels, minlength=len(task.classes))
+    total = parts[0][0][1].new_zeros(len(counts), parts[0][0][1].shape[1])
+    for (present, sums), _ in parts:
+        total[present] += sums
+    target, own = total / counts.clamp(min=1)[:, None].to(total), (counts > 0).to(total)[:, None]
+    last, labels = torch.cat([features for _, features in parts]), labels.to(x.device)
+
+    def loss(features: Tensor) -> Tensor:
+        centres = distribution.class_means(features, y, target)
+        told_apart = F.cross_entropy(last @ (centres[:, -size:] / 2**0.5).T, labels, reduction="sum")
+        return distribution.discrepancy(own * target, own * centres) + beta * told_apart
+
+    return distribution.through(f, x, y, loss, pieces)
