@@ -86,6 +86,7 @@ class Run:
         self._rewind: torch.optim.Optimizer | None = None
         self._halvings = 0
         self._begun: list[str] = []  # the loops so far that save something
+        self._paid: set[tuple[str, str]] = set()  # what came from `cached` and is counted
         self._aside = 0  # how many calls of `cached` we are inside of
 
     @property
@@ -147,9 +148,9 @@ class Run:
         """This rank's part of the items: every item belongs to exactly one rank."""
         return list(items[dist.rank() :: dist.ranks()])
 
-    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor | Callable[[], Tensor]) -> None:
-        """One step down the loss, gradients summed over ranks. A loss (or gradient) that is not finite undoes everything since
-        the last copy of the state and halves the step; after three halvings the run ends with the last finite state.
+    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor | Callable[[], Tensor]) -> Tensor:
+        """One step down the loss, gradients summed over ranks; the loss, detached. A loss (or gradient) that is not finite undoes everything since
+        the last copy of the state and halves the step (as does a step that leads to infinity); after three halvings the run ends with the last finite state.
 
         `loss` may be a function that has put its gradients where they belong and returns the value: for work done in pieces.
         """
@@ -164,14 +165,16 @@ class Run:
         gradients = [p.grad for p in parameters if p.grad is not None]
         dist.sum_(gradients)
         total = torch.stack([g.detach().abs().sum() for g in gradients]).sum() if gradients else torch.zeros(())
-        if not math.isfinite(float(loss.detach().sum()) + float(total)):
+        finite = math.isfinite(float(loss.detach().sum()) + float(total))
+        if finite:
+            optimizer.step()  # which may itself lead out of the numbers
+        if not finite or not all(torch.isfinite(p.detach()).all() for p in parameters):
             self._rewind = optimizer
-            return
-        optimizer.step()
+        return loss.detach()
 
     def log(self, it: int, **values: Tensor | float) -> None:
-        """Keep values for the curve: of a long run, one in every so many steps."""
-        if self._rewind is not None:
+        """Keep values for the curve: of a long run, one in every so many steps; nothing of what goes on inside `cached`."""
+        if self._rewind is not None or self._aside:
             return
         row = {"step": it, **{k: float(v.detach() if isinstance(v, Tensor) else v) for k, v in values.items()}}
         self.curve.append(row)
@@ -180,7 +183,7 @@ class Run:
 
     def cached(self, name: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """What `make` returns, made once per content key (teachers, embeddings, expert trajectories). What it cost to make is
-        kept with it and counted in every run that uses it.
+        kept with it and counted, once, in every run that uses it.
         """
         hit = True
 
@@ -195,9 +198,10 @@ class Run:
 
         kept = dict(self._snapshots.cached(name, key, aside))
         seconds, flops = kept.pop(COST).tolist()
-        if hit:
+        if hit and (name, key) not in self._paid:
             self._before += seconds
             self.flops += flops
+        self._paid.add((name, key))
         return kept
 
     # -- behind them --------------------------------------------------------------------------------------------------

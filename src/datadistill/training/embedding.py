@@ -59,10 +59,10 @@ def embedding(kind: Kind, real: Real, run: Run, *, net: str, width: int, steps: 
     return embed
 
 
-def narrow(family: str, spec: Spec, width: int, rng: torch.Generator) -> nets.Net:
-    """A net of that family, `width` channels or units wide if the family has a width."""
+def narrow(family: str, spec: Spec, width: int | None, rng: torch.Generator) -> nets.Net:
+    """A net of that family, `width` channels or units wide if the family has a width; none: the family's own."""
     kind = nets.FAMILIES.get(family)
-    sized = kind is not None and "width" in inspect.signature(kind.__init__).parameters
+    sized = width is not None and kind is not None and "width" in inspect.signature(kind.__init__).parameters
     return nets.build(family, spec, rng, **({"width": width} if sized else {}))
 
 

@@ -1,0 +1,143 @@
+"""What methods with an inner loop share: hyper-parameters, the loss on minibatches of S, a learned step size, averages over loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import nets
+from ..data.task import Task
+from ..errors import UsageError
+from ..memory import Pieces, gradients
+from ..modalities import Modality
+from ..run import Run
+from ..synthetic import SyntheticSet, forms
+from ..training.unroll import Flat, Keep, Loss
+from .base import Method
+
+Start = Literal["real", "noise"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner(Method):
+    """A method that trains on S and differentiates that training. Abstract: the hyper-parameters that all of them have."""
+
+    needs: ClassVar = frozenset({"continuous"})
+    may_be_zero: ClassVar[frozenset[str]] = frozenset()
+
+    iterations: int
+    lr: float  # of the synthetic items, in network space
+    batch: int | None = None  # of the inner loop; none: all of S
+    net: str = "auto"  # auto: the modality's first
+    width: int | None = None  # none: the family's own, which is the papers' 128 for a convnet
+    init: Start = "real"
+    form: str = "pixels"  # what is stored: pixels, multiform:2, ... (see synthetic/forms.py)
+    augment: bool = True
+    memory: float = 1.0  # GiB for graphs of inner steps; those that do not fit are made again
+
+    def check(self, modality: Modality) -> None:
+        super().check(modality)
+        forms.check(self.form, modality)
+        family = self.net_for(modality)
+        if family in nets.FAMILIES and nets.FAMILIES[family].batch_norm:
+            good = [name for name in modality.nets if not nets.FAMILIES[name].batch_norm]
+            raise UsageError(f"{self.name} through net {family!r}, which has batch norm, on {modality.name} data", f"a net without it: {' or '.join(good)}", f"--set net={good[0]}")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if type(value) is int and value < (f.name not in self.may_be_zero):
+                raise UsageError(f"{self.name}.{f.name} = {value} for {modality.name} data", "a whole number that is not negative" if value < 0 else "at least 1", f"--set {f.name}=1")
+
+    def start(self, task: Task, run: Run) -> SyntheticSet:
+        """S at the beginning, on the run's device."""
+        self.check(task.modality)
+        return SyntheticSet.init(task, self.init, run.rng("init"), self.form).to(run.device)
+
+    def keep(self, run: Run) -> Keep:
+        return Keep(self.memory * 2**30, run.notes)
+
+    def loss(self, net: Flat, task: Task, run: Run, y: Tensor, *key: str | int) -> Loss:
+        """l(theta, i, x, logits): cross-entropy on the i-th minibatch of the examples x (n, *shape), each augmented by itself.
+
+        y (n,) their classes, used where no learned logits (n, classes) of soft labels are given; key names this inner loop's draws
+        """
+        n, size = len(y), min(self.batch or len(y), len(y))
+        y = y.to(run.device)
+
+        def rows(i: int) -> Tensor:
+            epoch, at = divmod(i, -(-n // size))
+            return torch.arange(n) if size == n else torch.randperm(n, generator=run.rng("batch", *key, epoch))[at * size : (at + 1) * size]
+
+        def loss(theta: Tensor, i: int, x: Tensor, logits: Tensor | None = None) -> Tensor:
+            own = rows(i)
+            x = x[own.to(x.device)] if size < n else x
+            if self.augment:
+                x = task.modality.augment(run.rng("omega", *key, i), len(own))(x, torch.arange(len(own)))
+            own = own.to(y.device)
+            return F.cross_entropy(net(theta, x), y[own] if logits is None else F.softmax(logits[own], 1))
+
+        return loss
+
+
+class Rate(nn.Module):
+    """alpha, one or several step sizes that are learned as logarithms and so stay positive; slopes are cut off, so that one bad step cannot end it."""
+
+    def __init__(self, alpha: float, *shape: int, steepest: float = 5.0):
+        super().__init__()
+        self.log = nn.Parameter(torch.full(shape, math.log(alpha)))
+        self.log.register_hook(lambda slope: slope.clamp(-steepest, steepest))
+
+    def forward(self) -> Tensor:
+        return self.log.exp()
+
+
+def descent(kind: Literal["adam", "sgd"], *groups: tuple[Iterable[Tensor], float], momentum: float = 0.5) -> torch.optim.Optimizer:
+    """The outer optimiser over (parameters, rate): Adam, whose steps have the size of the rate whatever the loss, or SGD."""
+    settings: list[dict[str, Any]] = [{"params": list(parameters), "lr": lr} for parameters, lr in groups]
+    return torch.optim.Adam(settings) if kind == "adam" else torch.optim.SGD(settings, momentum=momentum)
+
+
+def average(run: Run, n: int, optimizer: torch.optim.Optimizer, one: Callable[[int], Tensor]) -> Callable[[], Tensor]:
+    """For run.descend: the mean of one(0), ..., one(n - 1) and its gradients, each made by itself and shared over ranks."""
+
+    def backward() -> Tensor:
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            p.grad = torch.zeros_like(p)
+        total = torch.zeros((), device=run.device)
+        for k in run.share(range(n)):
+            loss = one(k) / n
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    return backward
+
+
+def real_loss(net: Flat, theta: Tensor, task: Task, run: Run, rows: Tensor, pieces: Pieces, augment: tuple[str | int, ...] | None) -> tuple[Tensor, float]:
+    """(mean cross-entropy of theta on these real examples, done in pieces and differentiable in theta, once; the accuracy).
+
+    augment   the key of one draw for each example; none: as they are
+    """
+    omega = task.modality.augment(run.rng("real omega", *augment), len(rows)) if augment is not None else None
+    leaf = theta.detach().requires_grad_()
+    right: dict[int, int] = {}  # by where a piece begins: one that is done again replaces itself
+
+    def loss_sum(piece: slice) -> Tensor:
+        x, y = task.train.read(rows[piece]).to(run.device), task.train.labels[rows[piece]].to(run.device)
+        logits = net(leaf, x if omega is None else omega(x, torch.arange(piece.start, piece.stop)))
+        right[piece.start] = int((logits.argmax(1) == y).sum())
+        return F.cross_entropy(logits, y, reduction="sum") / len(rows)
+
+    loss, (slope,) = gradients(pieces, len(rows), loss_sum, [leaf])
+    return loss + (theta - leaf.detach()) @ slope, sum(right.values()) / len(rows)
+
+
+def pieces_for(net: nets.Net, task: Task, run: Run) -> Pieces:
+    """So many examples at once that the net's largest activation takes 16 MiB on a CPU, or 1 GiB on a GPU."""
+    largest = nets.largest_activation(net, task.spec.shape)
+    return Pieces(max(1, min(4096, (2**24 if run.device.type == "cpu" else 2**30) // largest)), "piece", run.notes)

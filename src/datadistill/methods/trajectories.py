@@ -1,0 +1,104 @@
+"""What methods share that match expert trajectories: their hyper-parameters, and what they begin with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..data.task import Task
+from ..errors import UsageError
+from ..modalities import Modality
+from ..run import Run
+from ..synthetic import SyntheticSet
+from ..training.experts import Experts, Teaching
+from .inner import Inner, Rate
+
+CIFAR10 = {1: (50, 2, 2), 10: (30, 2, 20), 50: (30, 2, 40)}  # ipc: (N, M, T+), as MTT and FTD have them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory(Inner):
+    """A method that starts a student where an expert was, trains it on S, and compares it with the expert later on.
+
+    Where steps, expert_epochs or max_start are not given they are the paper's for CIFAR-10 and the nearest smaller ipc.
+    """
+
+    family: ClassVar = "trajectory"
+    scales_over: ClassVar = "experts"
+    LOOPS: ClassVar[dict[int, tuple[int, int, int]]] = CIFAR10
+
+    iterations: int = 5000
+    steps: int | None = None  # N, of the student on S
+    expert_epochs: int | None = None  # M, that the target is later than the start
+    max_start: int | None = None  # T+: experts are met before this epoch
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 0.03  # of S; with sgd the papers have 1e2 to 1e5
+    lr_alpha: float = 0.01  # of log alpha
+    alpha: float = 0.01  # at the start; less where N such steps would take the student further than its expert's own steps
+    segments: int = 1  # of experts per iteration, averaged, shared over ranks
+    experts: int = 100
+
+    def check(self, modality: Modality) -> None:
+        super().check(modality)
+        if not self.alpha > 0:
+            raise UsageError(f"{self.name}.alpha = {self.alpha} on {modality.name} data", "a positive step size", "--set alpha=0.01")
+
+    def loops(self, task: Task) -> tuple[int, int, int]:
+        """(N, M, T+)"""
+        N, M, T = self.LOOPS[nearest(self.LOOPS, task)]
+        return self.steps or N, self.expert_epochs or M, self.max_start or T
+
+    def expert_pool(self, task: Task, run: Run, teaching: Teaching | None = None) -> Experts:
+        """The experts, made where they are missing, up to the last epoch that is a target."""
+        _, M, T = self.loops(task)
+        experts = Experts(task.train, run, net=self.net_for(task.modality), width=self.width, count=self.experts, teaching=teaching)
+        experts.prepare(T - 1 + M)
+        return experts
+
+    def rate(self, experts: Experts, task: Task, run: Run) -> Rate:
+        N, M, _ = self.loops(task)
+        return Rate(min(self.alpha, experts.reach(M) / N)).to(run.device)
+
+
+def nearest(table: dict[int, tuple], task: Task) -> int:
+    """The largest ipc of the table that is not above the task's."""
+    return max(ipc for ipc in table if ipc <= max(1, int(task.quota.max())))
+
+
+class Average(nn.Module):
+    """The exponential moving average of a set's parameters: x_ema <- d x_ema + (1 - d) x, d at most `decay` and smaller at first."""
+
+    def __init__(self, syn: SyntheticSet, decay: float):
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.kept = nn.ParameterList([nn.Parameter(p.detach().clone(), requires_grad=False) for p in syn.parameters()])
+
+    @torch.no_grad()
+    def update(self, syn: SyntheticSet) -> None:
+        self.updates += 1
+        t = int(self.updates)
+        share = 1 - min(self.decay, (1 + t) / (10 + t))
+        for kept, p in zip(self.kept, syn.parameters(), strict=True):
+            kept.lerp_(p, share)
+
+    @torch.no_grad()
+    def give(self, syn: SyntheticSet) -> None:
+        """Put the average into the set."""
+        for kept, p in zip(self.kept, syn.parameters(), strict=True):
+            p.copy_(kept)
+
+
+def keep_class(logits: Tensor, y: Tensor) -> Tensor:
+    """Logits (n, classes) of which the largest of each row is the one of its class y (n,), in float16 too; others are as they were.
+
+    An item stays an item of its class, as the budget and the pages have it; a label that was learned away from it comes out even.
+    """
+    out = logits.detach().clone()
+    own = out.gather(1, y[:, None])
+    others = out.scatter(1, y[:, None], -torch.inf).amax(1, keepdim=True)
+    least = others + 2.0**-9 * others.abs().clamp(min=1)
+    return out.scatter_(1, y[:, None], torch.maximum(own, least))

@@ -1,0 +1,153 @@
+"""Experts: nets trained on T, of which every epoch's parameters are kept. Trajectory methods match segments of these.
+
+An expert is cut into blocks of a few epochs, each one entry of the cache, named by all that decides it: the real data, the
+seed, the net, the recipe and the expert's number, but not how many epochs or experts are wanted. So experts made ahead serve
+every method with the same recipe, a method that starts at most at epoch 2 does not pay for 50, one that is stopped loses at
+most a block, and a step reads the block it needs. Snapshots are float32: differences between epochs in float16 keep 11 bits,
+which moves a target by up to 1/2000 of the segment and makes nothing exact, for half the disk.
+Experts are trained in turn, shared over ranks.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import dist, nets
+from ..data.task import Real
+from ..errors import UsageError
+from ..match.trajectory import gsam
+from ..memory import Pieces, gradients
+from ..run import Run
+from .embedding import content_key, narrow
+from .unroll import Flat
+
+BLOCK = 5  # epochs per entry of the cache
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How an expert is trained: plain SGD at a constant rate, so that a longer trajectory begins with the shorter one.
+
+    rho, alpha   GSAM, for flat minima (FTD): the radius of the perturbation, and the share of the orthogonal part; rho 0: none
+    """
+
+    lr: float = 0.01
+    batch: int = 256
+    momentum: float = 0.0
+    augment: bool = True
+    rho: float = 0.0
+    alpha: float = 0.0
+
+
+class Experts:
+    """`count` experts of one net family on a real set, made when asked for and kept by `run.cached`.
+
+    net, width   the family and its size (none: the family's own)      room   bytes of blocks held in memory
+    """
+
+    def __init__(self, real: Real, run: Run, *, net: str, width: int | None = None, count: int = 100, teaching: Teaching | None = None, room: int = 2**30):
+        if net in nets.FAMILIES and nets.FAMILIES[net].batch_norm:
+            good = [name for name in real.modality.nets if not nets.FAMILIES[name].batch_norm]
+            raise UsageError(f"experts of net {net!r}, which has batch norm", f"a net without it: {' or '.join(good)}", f"net={good[0]}")
+        self.real, self.run, self.count, self.teaching = real, run, count, teaching or Teaching()
+        self.family, self.width = net, width
+        self.net = Flat(self._build(0).to(run.device))
+        self._held: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+        self._room = max(1, room // (4 * BLOCK * len(self.net)))
+
+    def _build(self, k: int) -> nets.Net:
+        return narrow(self.family, self.real.modality.spec, self.width, self.run.rng("expert", k))
+
+    def bytes(self, epochs: int) -> int:
+        """On the disk, for snapshots 0..epochs of every expert: whole blocks."""
+        return self.count * blocks(epochs) * BLOCK * len(self.net) * 4
+
+    def steps(self, epochs: int) -> int:
+        """Training steps that all of them take."""
+        return self.count * (blocks(epochs) * BLOCK - 1) * -(-len(self.real) // self.teaching.batch)
+
+    def reach(self, epochs: int) -> float:
+        """The sum of the rates of so many epochs' steps."""
+        return self.teaching.lr * epochs * -(-len(self.real) // self.teaching.batch)
+
+    def prepare(self, epochs: int) -> None:
+        """Make what is missing of snapshots 0..epochs, this rank its share; all are there when the last rank returns."""
+        for k in self.run.share(range(self.count)):
+            for block in range(blocks(epochs)):
+                self._entry(k, block)
+        dist.sum_([torch.zeros(1)])  # wait for the others
+
+    def at(self, k: int, epoch: int) -> Tensor:
+        """(P,) expert k's parameters after so many epochs."""
+        where = (k, epoch // BLOCK)
+        if where not in self._held:
+            self._held[where] = self._entry(*where)["theta"].to(self.run.device)
+            while len(self._held) > self._room:
+                self._held.popitem(last=False)
+        self._held.move_to_end(where)
+        return self._held[where][epoch % BLOCK]
+
+    def segment(self, rng: torch.Generator, starts: range, length: int) -> tuple[Tensor, Tensor]:
+        """(theta*_t, theta*_{t+length}) of an expert and a start t from `starts`, both drawn at random."""
+        k = int(torch.randint(self.count, (), generator=rng))
+        t = starts[int(torch.randint(len(starts), (), generator=rng))]
+        return self.at(k, t), self.at(k, t + length)
+
+    def _entry(self, k: int, block: int) -> dict[str, Tensor]:
+        key = content_key(self.real, self.run, net=[self.family, self.net.shapes], teaching=asdict(self.teaching), expert=k, block=[block, BLOCK])
+        return self.run.cached("expert", key, lambda: self._train(k, block))
+
+    def _train(self, k: int, block: int) -> dict[str, Tensor]:
+        """theta (BLOCK, P): snapshots of epochs block * BLOCK and on; velocity (P,) at the last, if there is momentum."""
+        device, per_epoch = self.run.device, -(-len(self.real) // self.teaching.batch)
+        if block == 0:
+            theta, velocity = Flat.of(self._build(k)).to(device), None
+        else:
+            before = self._entry(k, block - 1)
+            theta, velocity = before["theta"][-1].to(device), before["velocity"].to(device) if "velocity" in before else None
+        first = max(1, block * BLOCK)
+        kept = [theta] if block == 0 else []
+        label = f"training expert {k + 1} of {self.count}, epochs {first} to {(block + 1) * BLOCK - 1}"
+        pieces = Pieces(self.teaching.batch, "batch of experts", self.run.notes)
+        for step in self.run.steps(((block + 1) * BLOCK - first) * per_epoch, label=label):
+            epoch, at = divmod(step, per_epoch)
+            rows = self._order(k, first + epoch)[at]
+            theta, velocity = self._step(theta, velocity, rows, (k, first + epoch, at), pieces)
+            if at == per_epoch - 1:
+                kept.append(theta)
+        out = {"theta": torch.stack(kept).cpu()}
+        return out if velocity is None else {**out, "velocity": velocity.cpu()}
+
+    def _order(self, k: int, epoch: int) -> tuple[Tensor, ...]:
+        if getattr(self, "_ordered", (None,))[0] != (k, epoch):
+            order = torch.randperm(len(self.real), generator=self.run.rng("expert", k, "order", epoch))
+            self._ordered = ((k, epoch), order.split(self.teaching.batch))
+        return self._ordered[1]
+
+    def _step(self, theta: Tensor, velocity: Tensor | None, rows: Tensor, key: Iterable[int], pieces: Pieces) -> tuple[Tensor, Tensor | None]:
+        x, y = self.real.read(rows).to(self.run.device), self.real.labels[rows].to(self.run.device)
+        if self.teaching.augment:
+            x = self.real.modality.augment(self.run.rng("expert", *key, "omega"), len(rows))(x, torch.arange(len(rows)))
+
+        def gradient_at(w: Tensor) -> Tensor:
+            leaf = w.detach().requires_grad_()
+            return gradients(pieces, len(rows), lambda piece: F.cross_entropy(self.net(leaf, x[piece]), y[piece], reduction="sum") / len(rows), [leaf])[1][0]
+
+        how, g = self.teaching, gradient_at(theta)
+        if how.rho > 0:
+            g = gsam(theta, g, gradient_at, how.rho, how.alpha)
+        if how.momentum:
+            velocity = g if velocity is None else how.momentum * velocity + g
+            g = velocity
+        return theta - how.lr * g, velocity
+
+
+def blocks(epochs: int) -> int:
+    """How many blocks hold snapshots 0..epochs."""
+    return epochs // BLOCK + 1
