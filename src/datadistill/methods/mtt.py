@@ -1,0 +1,63 @@
+"""MTT: dataset distillation by matching training trajectories (Cazenavette et al., CVPR 2022).
+
+Algorithm 1, in the paper's letters; tau* are expert trajectories, theta*_t an expert's parameters after t epochs on T:
+    repeat
+        sample tau* and a start epoch t < T+;   theta^_t <- theta*_t
+        for n = 0..N-1:   theta^_{t+n+1} <- theta^_{t+n} - alpha grad l(A(b_{t+n}); theta^_{t+n})        b ~ S
+        L = || theta^_{t+N} - theta*_{t+M} ||^2 / || theta*_t - theta*_{t+M} ||^2
+        update S and alpha with respect to L
+
+Differences from the authors' code: dL/dS comes from a step-wise adjoint (the same gradient, in the memory of one step); alpha
+is learned as its logarithm, so that it stays positive; S goes down by Adam at one rate for all data, where theirs is SGD at
+a rate between 1e2 and 1e5 for each data set (optimizer=sgd); each example of a minibatch draws its own augmentation; S is
+kept within legal values; experts are trained, with the same augmentation, only for the T+ - 1 + M epochs that are used; an
+iteration draws any expert, where theirs goes through them in turn. No ZCA.
+Refused: networks with batch norm, whose statistics are no part of theta.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from ..data.task import Task
+from ..match import trajectory
+from ..run import Run
+from ..synthetic import SyntheticSet
+from ..synthetic.set import Recipe
+from ..training.unroll import unroll
+from .base import Paper
+from .inner import average, descent
+from .trajectories import Trajectory
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MTT(Trajectory):
+    """Train on S from an expert's parameters, and end where the expert was some epochs of real data later."""
+
+    name: ClassVar = "mtt"
+    paper: ClassVar = Paper(title="Dataset Distillation by Matching Training Trajectories", venue="CVPR 2022", arxiv="2203.11932")
+
+    def distill(self, task: Task, run: Run) -> SyntheticSet:
+        syn, experts = self.start(task, run), self.expert_pool(task, run)
+        alpha, keep = self.rate(experts, task, run), self.keep(run)
+        optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (alpha.parameters(), self.lr_alpha))
+        N, M, T = self.loops(task)
+        y = syn.example_labels().hard
+
+        for it in run.steps(self.iterations, syn, alpha, optimizer, keep):
+
+            def match(k: int, it: int = it) -> Tensor:
+                start, target = experts.segment(run.rng("segment", it, k), range(T), M)
+                loss = self.loss(experts.net, task, run, y, it, k)
+                (theta,) = unroll(loss, (start,), alpha(), (syn.examples(),), N, keep=keep)
+                return trajectory.distance(theta, start, target)
+
+            L = run.descend(optimizer, average(run, self.segments, optimizer, match))
+            syn.clamp_()
+            run.log(it, loss=L, alpha=alpha())
+        syn.recipe = Recipe(lr=alpha().item())
+        return syn
