@@ -209,7 +209,7 @@ def check_artifact(method: Method, task: Task) -> None:
     assert same_bits(loaded.x, syn.stored()), "examples change when they are saved and loaded"
     everything = torch.arange(len(loaded))
     assert same_bits(loaded.labels.targets(everything), syn.example_labels().targets(everything)), "labels change when they are saved and loaded"
-    assert loaded.about["contains_originals"] == (syn.origin is not None), "the artifact does not say whether it holds real examples"
+    assert loaded.about["contains_originals"] == syn.originals, "the artifact does not say whether it holds real examples"
 
 
 # -- how it behaves -----------------------------------------------------------------------------------------------------

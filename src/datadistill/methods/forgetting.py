@@ -44,7 +44,7 @@ class Forgetting(Method):
     paper: ClassVar = Paper(title="An Empirical Study of Example Forgetting during Deep Neural Network Learning", venue="ICLR 2019", arxiv="1812.05159")
 
     keep: Keep = "hardest"  # the paper's; at a few items per class easiest is the better one
-    epochs: int = 5
+    epochs: int = 4
     batch: int = 128
     lr: float = 0.01
     momentum: float = 0.9
@@ -52,6 +52,10 @@ class Forgetting(Method):
     width: int = 16
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
+        return SyntheticSet.select(task, by_score(task, self.count(task, run).scores(), self.keep, run.rng("ties")))
+
+    def count(self, task: Task, run: Run) -> Events:
+        """Train, and tally."""
         real, per_epoch = task.train, -(-len(task.train) // self.batch)
         net = narrow(self.net_for(task.modality), task.spec, self.width, run.rng("theta")).to(run.device)
         optimizer = torch.optim.SGD(net.parameters(), lr=self.lr, momentum=self.momentum)
@@ -68,7 +72,7 @@ class Forgetting(Method):
             loss = F.cross_entropy(logits, y.to(run.device))
             run.descend(optimizer, loss)
             run.log(it, loss=loss)
-        return SyntheticSet.select(task, by_score(task, events.scores(), self.keep, run.rng("ties")))
+        return events
 
 
 class Events(nn.Module):

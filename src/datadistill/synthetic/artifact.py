@@ -49,7 +49,7 @@ class Artifact:
     @classmethod
     def of(cls, syn: SyntheticSet, about: Mapping[str, Any]) -> Artifact:
         """What is kept of a synthetic set; `about` goes into the manifest."""
-        originals = {"contains_originals": syn.origin is not None, "recipe": syn.recipe.to_json()}
+        originals = {"contains_originals": syn.originals, "recipe": syn.recipe.to_json()}
         pack = syn.form.about(), syn.pack()
         return cls(forms.rows(*pack, syn.modality)[0], syn.example_labels(), syn.modality, {**about, **originals}, pack=pack)
 
@@ -143,7 +143,8 @@ class Artifact:
         files = {**self._payload, **previews(self), **self.files}
         files["README.md"] = card(self).encode("utf-8", "replace")
         listing = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in sorted(files.items())}
-        files["manifest.json"] = json.dumps({**self.manifest, "files": listing}, indent=1).encode()
+        manifest = {**self.manifest, "files": listing}
+        files["manifest.json"] = json.dumps({**manifest, "digest": _digest(manifest)}, indent=1).encode()
         store.replace_folder(path, files)
         return path
 
@@ -157,17 +158,20 @@ class Artifact:
             raise BadInput(f"{safe(path)} is damaged: " + "; ".join(wrong[:5]), "the files that the manifest lists", "get the artifact again, or distil again")
         try:
             spec = Spec.from_json(manifest["spec"])
+            modality = modalities.of(spec)
             form, tensors = dict(manifest.get("form", {"name": forms.Pixels.name})), store.from_bytes(folder["samples.safetensors"])
-            x, each = forms.rows(form, tensors, modalities.of(spec))
+            x, each = forms.rows(form, tensors, modality)
             kept = label_kinds.of(store.from_bytes(folder["labels.safetensors"]), len(spec.classes))
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"{safe(path)} has a manifest or tensors that do not fit: {error!r}", "an artifact of this format") from error
+            if (seen := tuple(modality.read(x[:1]).shape[1:])) != spec.shape:
+                raise ValueError(f"examples of shape {seen}, not {spec.shape}")
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            raise BadInput(f"{safe(path)} has a manifest or tensors that do not fit: {safe(repr(error), 200)}", "an artifact of this format") from error
         if len(x) != each * len(kept.hard):
             raise BadInput(f"{len(x)} examples and {len(kept.hard)} labels", f"a label for every {each}")
         own = {"manifest.json", "samples.safetensors", "labels.safetensors", "README.md"}
         files = {name: folder[name] for name in manifest["files"] if name not in own and not name.startswith("preview/")}
-        about = {k: v for k, v in manifest.items() if k not in ("format", "sha256", "spec", "form", "budget", "files")}
-        artifact = cls(x, Repeated(kept, each) if each > 1 else kept, modalities.of(spec), about, files, (form, tensors))
+        about = {k: v for k, v in manifest.items() if k not in ("format", "sha256", "spec", "form", "budget", "files", "digest")}
+        artifact = cls(x, Repeated(kept, each) if each > 1 else kept, modality, about, files, (form, tensors))
         if artifact.sha256 != manifest["sha256"]:
             raise BadInput(f"{safe(path)} names the sha256 {safe(manifest['sha256'])} but holds {artifact.sha256}", "the same", "distrust it")
         return artifact
@@ -208,13 +212,19 @@ def _manifest(folder: Mapping[str, bytes], path: str | Path) -> dict[str, Any]:
         raise BadInput(f"{safe(path)} has no manifest.json", "an artifact: a folder that `datadistill distill --out` made, or a zip of it")
     try:
         manifest = json.loads(folder["manifest.json"])
-        assert isinstance(manifest["files"], dict) and all(isinstance(e["sha256"], str) for e in manifest["files"].values())
-        format_ = int(manifest["format"])
-    except (ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
+        format_ = manifest["format"]
+        if not (isinstance(format_, int) and isinstance(manifest["files"], dict) and isinstance(manifest["sha256"], str) and all(isinstance(e["sha256"], str) for e in manifest["files"].values())):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInput(f"the manifest of {safe(path)} cannot be read ({type(error).__name__})", "JSON with 'format' and 'files'", "get the artifact again") from error
     if format_ > FORMAT:
         raise BadInput(f"{safe(path)} has format {format_}", f"format {FORMAT} or older", "pip install -U datadistill")
     return manifest
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """sha256 over everything else that the manifest says, however it is laid out."""
+    return hashlib.sha256(json.dumps({k: v for k, v in manifest.items() if k != "digest"}, sort_keys=True).encode()).hexdigest()
 
 
 def _mismatches(folder: Mapping[str, bytes], manifest: Mapping[str, Any]) -> list[str]:
@@ -225,7 +235,11 @@ def _mismatches(folder: Mapping[str, bytes], manifest: Mapping[str, Any]) -> lis
             wrong.append(f"{safe(name)} is missing")
         elif hashlib.sha256(folder[name]).hexdigest() != entry["sha256"]:
             wrong.append(f"{safe(name)} has sha256 {hashlib.sha256(folder[name]).hexdigest()[:16]}…, the manifest says {safe(entry['sha256'][:16])}…")
-    wrong += [f"{safe(name)} is not in the manifest" for name in folder if name not in listed and name != "manifest.json"]
+    for name in folder:  # hidden files are what file managers and the Hub put there: never read
+        if name not in listed and name != "manifest.json" and not any(part.startswith(".") for part in name.split("/")):
+            wrong.append(f"{safe(name)} is not in the manifest")
+    if manifest.get("digest") != _digest(manifest):
+        wrong.append("manifest.json does not say what it said when it was written")
     return wrong
 
 

@@ -31,14 +31,17 @@ class SyntheticSet(nn.Module):
 
     In the usual form, pixels, an item is an example: `x` (n, *spec.shape) in network space. A set of real examples
     (`select`) also keeps their stored rows, so that they come out bit for bit, and `origin`, where each stands in task.train.
+    `originals` says whether any item is a real example.
     """
 
-    def __init__(self, x: Tensor | Form, labels: Labels, modality, *, rows: Tensor | None = None, origin: Tensor | None = None, recipe: Recipe | None = None):
+    def __init__(self, x: Tensor | Form, labels: Labels, modality, *, rows: Tensor | None = None, origin: Tensor | None = None, recipe: Recipe | None = None,
+                 originals: bool | None = None):  # fmt: skip
         super().__init__()
         self.form = x if isinstance(x, Form) else Pixels(x, modality)
         self.form.requires_grad_(rows is None)
         self.labels, self.modality, self.recipe = labels, modality, recipe or Recipe()
         self.rows, self.origin = rows, origin
+        self.originals = origin is not None if originals is None else originals
 
     @classmethod
     def init(cls, task: Task, how: Start, rng: torch.Generator, form: str = "pixels") -> SyntheticSet:
