@@ -272,3 +272,16 @@ def test_reading_takes_no_notice_of_the_suffix(tmp_path):
     np.savez(buffer, x=X, y=Y)
     (tmp_path / "data.bin").write_bytes(buffer.getvalue())
     assert load(tmp_path / "data.bin").found.kind == "npz"
+
+
+def test_a_folder_of_one_data_file_is_that_file(tmp_path):
+    x, y = np.zeros((12, 8, 8), np.uint8), np.arange(12) % 2
+    x[:, 0, 0] = np.arange(12)
+    (tmp_path / "one").mkdir()
+    np.savez(tmp_path / "one" / "set.npz", x_train=x, y_train=y)
+    (tmp_path / "one" / "README.md").write_text("about it")
+    direct, inside = (load(p, seed=3).train.stored for p in (tmp_path / "one" / "set.npz", tmp_path / "one"))
+    assert torch.equal(direct, inside)
+    np.savez(tmp_path / "one" / "other.npz", x_train=x, y_train=y)
+    with pytest.raises(BadInput):
+        load(tmp_path / "one")

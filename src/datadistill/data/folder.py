@@ -107,7 +107,7 @@ def _splits(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
         raise BadInput(
             f"{safe(root)} has no sub-folders" + (" but images of its own" if _has_images(root) else ""),
             "one sub-folder of images per class, or train.csv/test.csv (or .tsv, .parquet)",
-            f"give the file instead: {safe(files[0])}" if (files := _data_files(root)) else "",
+            f"give the file instead: {safe(files[0])}" if (files := data_files(root)) else "",
         )
     if by_word and len(by_word) == len(folders) and "train" not in by_word:
         raise BadInput(f"{safe(root)} has {', '.join(safe(f.name) for f in folders)} but no train folder", "train/, and val/ and test/ if there are any")
@@ -167,7 +167,7 @@ def _has_images(folder: Path) -> bool:
     return any(entry.is_file() and Path(entry.name).suffix.lower() in SUFFIXES for entry in os.scandir(folder))
 
 
-def _data_files(folder: Path) -> list[Path]:
+def data_files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.suffix.lower() in (".npz", ".csv", ".tsv", ".parquet", ".arrow"))
 
 

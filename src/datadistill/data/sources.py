@@ -43,6 +43,14 @@ def _table_folder(path: Path) -> bool:
     return "train" in split_files(path)
 
 
+def _only_file(path: Path) -> Path | None:
+    """The one data file of a folder that holds no folders: as good as the file itself."""
+    from .folder import class_folders, data_files
+
+    files = data_files(path)
+    return files[0] if len(files) == 1 and not class_folders(path) else None
+
+
 OBJECTS = (
     Reader(lambda s: isinstance(s, str) and s == "digits", "digits:read"),
     Reader(lambda s: isinstance(s, str) and s.startswith("hf:"), "hub:read"),
@@ -58,6 +66,7 @@ OBJECTS = (
 FOLDERS = (
     Reader(_saved_dataset, "hub:read_folder"),
     Reader(_table_folder, "table:read_folder"),
+    Reader(lambda path: _only_file(path) is not None, "sources:read_only_file"),
     Reader(lambda path: True, "folder:read"),
 )
 
@@ -93,6 +102,13 @@ def read_path(source: str | os.PathLike[str], ask: Ask) -> Raw:
     except OSError as error:  # no permission, a name too long, a broken disk
         raise BadInput(f"{safe(error.filename or path)} cannot be read ({safe(error.strerror or error)})", EXPECTED) from error
     raise BadInput(f"{safe(path)} is neither a file nor a folder", EXPECTED)
+
+
+def read_only_file(path: Path, ask: Ask) -> Raw:
+    """A folder whose one data file is meant."""
+    file = _only_file(path)
+    assert file is not None
+    return _read_file(file, ask)
 
 
 def _read_file(path: Path, ask: Ask) -> Raw:
