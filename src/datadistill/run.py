@@ -148,11 +148,12 @@ class Run:
         """This rank's part of the items: every item belongs to exactly one rank."""
         return list(items[dist.rank() :: dist.ranks()])
 
-    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor | Callable[[], Tensor]) -> Tensor:
+    def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor | Callable[[], Tensor], *, alone: bool = False) -> Tensor:
         """One step down the loss, gradients summed over ranks; the loss, detached. A loss (or gradient) that is not finite undoes everything since
         the last copy of the state and halves the step (as does a step that leads to infinity); after three halvings the run ends with the last finite state.
 
         `loss` may be a function that has put its gradients where they belong and returns the value: for work done in pieces.
+        `alone`: what descends is this rank's own, and no other rank takes part.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if isinstance(loss, Tensor):
@@ -163,7 +164,8 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
             loss = loss()
         gradients = [p.grad for p in parameters if p.grad is not None]
-        dist.sum_(gradients)
+        if not alone:
+            dist.sum_(gradients)
         total = torch.stack([g.detach().abs().sum() for g in gradients]).sum() if gradients else torch.zeros(())
         finite = math.isfinite(float(loss.detach().sum()) + float(total))
         if finite:
