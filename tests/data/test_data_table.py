@@ -252,6 +252,12 @@ def test_text_that_is_not_utf8_is_read_and_warned_about(tmp_path):
     assert columns(data)["c"]["values"] == ["café", "thé"] and any("not UTF-8" in w for w in data.found.warnings)
 
 
+def test_bad_rows_of_a_file_that_is_not_utf8_are_rejected_too(tmp_path, capfd):
+    (tmp_path / "t.csv").write_bytes(b"c,y\n" + b"caf\xe9,0\nth\xe9,1\n" * 100 + b"caf\xe9,0,1\n")
+    found = load(tmp_path / "t.csv", label="y").found
+    assert [name for name, _ in found.rejects] == ["t.csv row 202"] and capfd.readouterr() == ("", "")
+
+
 def test_a_type_that_changes_late_in_the_file(tmp_path):
     """Whatever the first million rows look like: the whole column decides."""
     (tmp_path / "t.csv").write_text("n,y\n" + "".join(f"{k % 9},{k % 2}\n" for k in range(3000)) + "2.5,1\n3.25,0\n" * 100)

@@ -119,8 +119,12 @@ def _values(part: Any, label: str, declared: tuple[str, ...]) -> np.ndarray:
     from .table import label_text
 
     column = part.select_columns([label]).with_format("arrow")[:][label]
-    if declared:
-        return column.fill_null(-1).to_numpy().astype(np.int64)
+    try:
+        column.validate(full=True)
+        if declared:
+            return column.fill_null(-1).to_numpy().astype(np.int64)
+    except pa.ArrowException as error:
+        raise BadInput(f"the labels are broken ({safe(error)})") from error
     return label_text(column)
 
 
@@ -162,12 +166,16 @@ def _opener(encoded: Any, row: int, column: str, roots: list[str] | None) -> Bin
 
 
 def _table(kind: str, splits: dict[str, Any], label: str, declared: tuple[str, ...]) -> Raw:
+    import datasets
+
     from .table import of_columns
 
     labels = {split: _values(part, label, declared) for split, part in splits.items()}
     tables = {}
     for split, part in splits.items():
-        table = part.with_format("arrow")[:].drop_columns([label])
+        with _loading(datasets, f"the {split} split"):
+            table = part.with_format("arrow")[:].drop_columns([label])
+            table.validate(full=True)
         for name, feature in part.features.items():
             if name != label and type(feature).__name__ == "ClassLabel":  # class numbers are categories, not numbers
                 codes = table[name].combine_chunks().cast(pa.int32())

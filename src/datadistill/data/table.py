@@ -7,6 +7,7 @@ categories (more than 50 values, more than 5% of the rows different), row number
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -100,6 +101,7 @@ def _read(path: Path, kind: str, rejects: list[tuple[str, str]], warnings: list[
                     groups.append(file.read_row_group(k))
                     bar.advance(1)
                 table = pa.concat_tables(groups) if groups else file.schema_arrow.empty_table()
+                table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise BadInput(f"{safe(path)} is a broken parquet file ({_first_line(error)})", "a whole parquet file") from error
     elif kind == "text":
@@ -121,10 +123,14 @@ def read_csv(path: Path, rejects: list[tuple[str, str]], warnings: list[str], pr
         rejects.append((f"{path.name} row {row.number}", f"{row.actual_columns} cells where {row.expected_columns} were expected"))
         return "skip"
 
-    def parse(encoding: str) -> pa.Table:
-        reading = csv.ReadOptions(use_threads=False, encoding=encoding, block_size=BLOCK)  # one thread: rows keep their numbers
-        parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=reject)
-        with csv.open_csv(path, reading, parsing, csv.ConvertOptions(check_utf8=False)) as head:
+    encoding = "utf8" if _is_utf8(path) else "latin-1"
+    if encoding != "utf8":
+        warnings.append(f"{safe(path.name)} is not UTF-8: it was read as Latin-1")
+    reading = csv.ReadOptions(use_threads=False, encoding=encoding, block_size=BLOCK)  # one thread: rows keep their numbers
+    parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=reject)
+    before = len(rejects)
+    try:
+        with csv.open_csv(path, reading, parsing) as head:
             names = head.schema.names
         del rejects[before:]
         text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), null_values=list(MISSING), strings_can_be_null=True)
@@ -137,19 +143,20 @@ def read_csv(path: Path, rejects: list[tuple[str, str]], warnings: list[str], pr
                     bar.advance(done - at)
                     at = done
             return pa.Table.from_batches(batches, reader.schema)
-
-    before = len(rejects)
-    try:
-        try:
-            return parse("utf8")
-        except pa.ArrowInvalid as error:
-            if "UTF8" not in str(error) and "codec" not in str(error):
-                raise
-            table = parse("latin-1")
-            warnings.append(f"{safe(path.name)} is not UTF-8: it was read as Latin-1")
-            return table
     except (pa.ArrowException, UnicodeError, ValueError) as error:
         raise BadInput(f"{safe(path)} cannot be read as a table ({_first_line(error)})", "one row per line under a line of column names") from error
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK):
+                decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def of_pandas(frame: Any) -> pa.Table:
