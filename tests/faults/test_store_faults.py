@@ -59,6 +59,9 @@ def kill_soon(pid: int, delay: float) -> None:
 def test_sigkill_at_random_moments_leaves_the_old_artifact_or_the_new_one(tmp_path, how):
     out, chance = tmp_path / "out", random.Random(how)
     store.replace_folder(out, OLD)
+    began = time.monotonic()
+    store.replace_folder(out, OLD)
+    usual = time.monotonic() - began
 
     def publish_for_ever():
         while True:
@@ -67,7 +70,7 @@ def test_sigkill_at_random_moments_leaves_the_old_artifact_or_the_new_one(tmp_pa
 
     orphans = 0
     for _ in range(60):
-        kill_soon(fork(publish_for_ever), chance.uniform(0.001, 0.02))
+        kill_soon(fork(publish_for_ever), chance.uniform(0, 3 * usual))
         assert dict(store.read_folder(out)) in (OLD, NEW)
         orphans += store.reap(out)
         assert neighbours(out) == []
@@ -254,6 +257,9 @@ def snapshot(it: int) -> dict:
 
 def test_sigkill_at_random_moments_loses_no_snapshot_that_was_written(tmp_path):
     out, chance, told = tmp_path / "out", random.Random(1), mmap.mmap(-1, 8)
+    began = time.monotonic()
+    store.Workspace(tmp_path / "usual", {}).save(snapshot(0))
+    usual = time.monotonic() - began
 
     def save_for_ever(first):
         work = store.Workspace(out, {"seed": 0})
@@ -263,7 +269,7 @@ def test_sigkill_at_random_moments_loses_no_snapshot_that_was_written(tmp_path):
 
     it = torn = 0
     for _ in range(60):
-        kill_soon(fork(lambda first=it + 1: save_for_ever(first)), chance.uniform(0.001, 0.02))
+        kill_soon(fork(lambda first=it + 1: save_for_ever(first)), chance.uniform(0, 5 * usual))
         work = store.Workspace(out, {"seed": 0})
         torn += len([p for p in work.path.iterdir() if p.name.endswith(".tmp")]) if work.path.exists() else 0
         work.begin("auto")
