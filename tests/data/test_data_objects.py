@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from makers import noise
+from makers import noise, png
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from datadistill.data import Unreadable, load
@@ -118,6 +118,16 @@ def test_items_that_cannot_be_read_are_rejected():
     assert [name for name, _ in found.rejects] == ["train item 3", "train item 5"] and "truncated" in found.rejects[0][1]
     with pytest.raises(Unreadable, match="2 of 60"):
         load(Items(make, n=60))
+
+
+def test_pictures_that_turn_out_broken_are_rejected():
+    import io
+
+    from PIL import Image
+
+    broken = png(noise((64, 64)))[:500]
+    found = load(Items(lambda k: (Image.open(io.BytesIO(broken)) if k == 7 else noise((64, 64), seed=k), k % 2), n=120)).found
+    assert [name for name, _ in found.rejects] == ["train item 7"] and "truncated" in found.rejects[0][1]
 
 
 class Stream(IterableDataset):

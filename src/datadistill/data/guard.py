@@ -10,6 +10,7 @@ import io
 import os
 import pickletools
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -116,8 +117,8 @@ def pickled(path: Path, head: bytes, kind: str) -> str:
                     with archive.open(name) as member:
                         if what := _object_array(member):
                             return f"{what} ({name})"
-    except Exception:  # a broken zip: told by whoever reads it
-        pass
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, RuntimeError, NotImplementedError):
+        pass  # a broken zip: told by whoever reads it
     return ""
 
 

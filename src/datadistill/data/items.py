@@ -71,19 +71,18 @@ def _item(source: Any, k: int) -> tuple[np.ndarray, Any, str]:
     """(x as (C, H, W) uint8 or a row of numbers, y, what was met)."""
     try:
         item = source[k]
-    except (DistillError, MemoryError):
+        if not (isinstance(item, (tuple, list)) and len(item) == 2):
+            raise BadInput(f"item {k} is a {type(item).__name__}", EXPECTED)
+        x, y = item
+        y = y.item() if hasattr(y, "item") and getattr(y, "ndim", 0) == 0 else y
+        if hasattr(x, "getbands"):  # a picture, perhaps not decoded yet
+            what = f"{x.mode} {x.width}x{x.height}"
+            x = np.asarray(plain(x)[0])
+            return (x[None] if x.ndim == 2 else x.transpose(2, 0, 1)), y, what
+    except (DistillError, Rejected, MemoryError):
         raise
-    except Exception as error:  # whatever somebody else's dataset raises for an item it cannot read
+    except Exception as error:  # whatever somebody else's dataset, or a decoder, raises for an item it cannot read
         raise Rejected(f"{type(error).__name__}: {error}") from error
-    if not (isinstance(item, (tuple, list)) and len(item) == 2):
-        raise BadInput(f"item {k} is a {type(item).__name__}", EXPECTED)
-    x, y = item
-    y = y.item() if hasattr(y, "item") and getattr(y, "ndim", 0) == 0 else y
-    if hasattr(x, "getbands"):
-        what = f"{x.mode} {x.width}x{x.height}"
-        image, _ = plain(x)
-        x = np.asarray(image)
-        return (x[None] if x.ndim == 2 else x.transpose(2, 0, 1)), y, what
     tensor = isinstance(x, torch.Tensor)
     x = arrays.numpy_of(x)
     what = f"{x.dtype} {'x'.join(map(str, x.shape))}"

@@ -209,11 +209,15 @@ def _attempt(work: Callable[..., T], opener: Callable[[], BinaryIO], *args: Any)
 
 def _each(work: Callable[[int], U], items: Sequence[int], progress: Progress, label: str) -> Iterator[U]:
     """`work` of each item, in order, on threads (decoders release the interpreter), a batch at a time."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress.bar(label, len(items)) as bar:
-        for start in range(0, len(items), BATCH):
-            batch = items[start : start + BATCH]
-            yield from pool.map(work, batch)
-            bar.advance(len(batch))
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        with progress.bar(label, len(items)) as bar:
+            for start in range(0, len(items), BATCH):
+                batch = items[start : start + BATCH]
+                yield from pool.map(work, batch)
+                bar.advance(len(batch))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest of the batch
 
 
 def _without(pixels: np.ndarray, kept: np.ndarray) -> np.ndarray:
