@@ -55,7 +55,8 @@ def test_fractions_are_as_asked():
 
 
 def test_no_validation_split_if_none_is_wanted():
-    assert len(load("digits", val=0.0).val) == 0
+    data = load("digits", val=0.0)
+    assert len(data.val) == 0 and data.val.fingerprint != data.train.fingerprint
 
 
 def test_what_was_found_is_printed_and_survives_json():

@@ -63,7 +63,7 @@ class Real:
         """sha256 of the stored bytes and labels, in order."""
         digest = hashlib.sha256()
         for tensor in (self.stored, self.labels):
-            digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+            digest.update(tensor.contiguous().numpy().reshape(-1).view("uint8"))
         return digest.hexdigest()
 
 
