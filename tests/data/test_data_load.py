@@ -56,7 +56,7 @@ def test_fractions_are_as_asked():
 
 def test_no_validation_split_if_none_is_wanted():
     data = load("digits", val=0.0)
-    assert len(data.val) == 0 and data.val.fingerprint != data.train.fingerprint
+    assert data.found.split["made"] == {"test": 0.2} and len(data.val) == 0 and data.val.fingerprint != data.train.fingerprint
 
 
 def test_what_was_found_is_printed_and_survives_json():

@@ -98,7 +98,7 @@ def _split(raw: Raw, numbers: dict[str, np.ndarray], seed: int, fractions: dict[
     groups["train"] = {"train": taken.pop("train"), **taken}
     if "test" in made and fractions["test"] > 0 and len(taken["test"]) == 0:
         raise BadInput("no class has an item to spare for a test split", "a test split, or classes of at least two items")
-    return groups, made
+    return groups, {part: fraction for part, fraction in made.items() if fraction > 0}
 
 
 def _thin(counts: dict[str, dict[str, int]], groups: dict[str, dict[str, np.ndarray]]) -> list[str]:
