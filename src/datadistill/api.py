@@ -51,6 +51,7 @@ def distill(
     resume: Resume = "auto",
     license: str | None = None,
     source_url: str | None = None,
+    preset: Literal["auto", "paper", "quick"] = "auto",
     progress: Progress | None = None,
     **settings: Any,
 ) -> Artifact:
@@ -58,6 +59,7 @@ def distill(
 
     source    a path or name (see docs/data.md), or arrays (X, y), tensors, a torch Dataset, a pandas frame with `label`
     method    a name from `datadistill methods`; its hyper-parameters are further keyword arguments
+    preset    what those that are not given start from: "paper" (the defaults), "quick" (minutes on a CPU), "auto" (quick on a CPU)
     ipc, size, ratio, bytes     the budget, see `Budget`; ipc=10 if none is given
     out       a folder to publish the artifact to; with it the run is locked, snapshotted and resumable
     Returns the Artifact. Raises DistillError (UsageError, BadInput, Resources, NotFinite, Interrupted).
@@ -65,7 +67,7 @@ def distill(
     path = None if not isinstance(source, (str, Path)) else str(source)
     if (ipc, size, ratio, bytes) == (None, None, None, None):
         ipc = 10
-    job = Job(path, label, side, val, test, seed, method, settings, ipc, size, ratio, bytes, device)
+    job = Job(path, label, side, val, test, seed, method, preset, settings, ipc, size, ratio, bytes, device)
     return run_job(job, source=source, out=out, resume=resume, license=license, source_url=source_url, progress=progress)
 
 
@@ -83,9 +85,14 @@ def run_job(
 ) -> Artifact:
     """`distill` from a Job. `started` is given the Run before it begins (for signal handlers); dry_run stops before it."""
     progress = progress or Quiet()
-    method = methods.get(job.method).with_settings({k: v if isinstance(v, str) else json.dumps(v) for k, v in job.settings.items()})
-    budget = Budget(job.ipc, job.size, job.ratio, job.bytes)
     device = choose_device(job.device)
+    method = methods.get(job.method)
+    preset = job.preset if job.preset != "auto" else "quick" if method.quick and device == "cpu" else "paper"
+    method = method.preset(preset).with_settings(job.settings)
+    if preset == "quick":
+        changed = ", ".join(f"{k}={getattr(method, k)}" for k in method.quick)
+        progress.say(f"{method.name} with its quick settings for a CPU: {changed} (--preset paper for the paper's)")
+    budget = Budget(job.ipc, job.size, job.ratio, job.bytes)
     if job.threads and job.threads != torch.get_num_threads():
         torch.set_num_threads(job.threads)
     with store.lock(out) if out is not None else _nothing() as _:
@@ -98,12 +105,12 @@ def run_job(
         task = Task.of(data.train, data.val, budget)
         if job.fingerprint not in (None, task.train.fingerprint):
             raise BadInput(f"the real data have fingerprint {task.train.fingerprint[:16]}…", f"{job.fingerprint[:16]}…, as in recipe.lock", "the same source and versions")
-        job = replace(job, fingerprint=task.train.fingerprint, threads=torch.get_num_threads(), device=device)
+        job = replace(job, fingerprint=task.train.fingerprint, threads=torch.get_num_threads(), device=device, preset=preset)
         notes = short_classes(task, budget)
         for note in notes:
             progress.say("warning: " + note)
         about = {
-            "method": {"name": method.name, "family": method.family, "paper": str(method.paper), "hyperparameters": _fields(method), "nets": list(method.nets_used(task.modality))},
+            "method": {"name": method.name, "family": method.family, "paper": str(method.paper), "preset": preset, "hyperparameters": _fields(method), "nets": list(method.nets_used(task.modality))},
             "seed": job.seed,
             "data": {**data.found.to_json(), "fingerprint": job.fingerprint, "license": license, "source_url": source_url},
             "packages": packages(),

@@ -17,7 +17,7 @@ from .text import safe
 @dataclass(frozen=True)
 class Job:
     """source        a path or name, None for data given in memory      label, side, val, test, seed    how it is read and split
-    method, settings a method's name and its hyper-parameters            ipc, size, ratio, bytes         the budget
+    method, preset, settings   a method's name and its hyper-parameters  ipc, size, ratio, bytes         the budget
     threads          CPU threads, which decide the last bits of a float  fingerprint    of the real training data, once known
     """
 
@@ -28,6 +28,7 @@ class Job:
     test: float = 0.2
     seed: int = 0
     method: str = "dm"
+    preset: str = "auto"
     settings: Mapping[str, Any] = field(default_factory=dict)
     ipc: int | str | Mapping[str, int] | None = None
     size: int | None = None

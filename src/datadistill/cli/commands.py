@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..errors import DistillError, UsageError
-from ..progress import stderr_progress
+from ..errors import BadInput, DistillError, Resources, UsageError
+from ..progress import Progress, stderr_progress
 from ..text import duration, safe, size
 from . import settings
 from .settings import option
@@ -43,6 +43,7 @@ def cli(ctx: click.Context, recipe: Path | None) -> None:
 @option("--size", type=int, help="Items in all.")
 @option("--ratio", type=float, help="Share of the real training set, such as 0.01.")
 @option("--bytes", help="Samples and labels as stored, such as 5MB.")
+@option("--preset", type=click.Choice(["auto", "paper", "quick"]), default="auto", help="The hyper-parameters to start from; auto: quick on a CPU, else the paper's.")
 @option("--set", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter of the method; any number of times.")
 @out_option
 @label_option
@@ -93,7 +94,7 @@ def _job(ctx: click.Context, flags: dict[str, Any]):
     ipc, n_bytes = settings.parse_ipc(flags["ipc"]), settings.parse_bytes(flags["bytes"])
     given = {
         "source": flags["source"], "label": flags["label"], "side": flags["side"], "val": flags["val"], "test": flags["test"], "seed": flags["seed"],
-        "method": flags["method"], "settings": settings.parse_settings(flags["set"]), "ipc": ipc, "size": flags["size"], "ratio": flags["ratio"],
+        "method": flags["method"], "preset": flags["preset"], "settings": settings.parse_settings(flags["set"]), "ipc": ipc, "size": flags["size"], "ratio": flags["ratio"],
         "bytes": n_bytes, "device": flags["device"],
     }  # fmt: skip
     if flags["from"] is None:
@@ -127,7 +128,7 @@ def _job(ctx: click.Context, flags: dict[str, Any]):
 @quiet_option
 def evaluate(artifact: Path, source: str, protocol: str, require_pass: bool, dry_run: bool, label: str | None, side: int | None, seed: int, device: str, as_json: bool, quiet: bool) -> int:
     """Train students from scratch on ARTIFACT, random examples, the best coreset and full data, and say PASS, USE-CORESET or FAIL."""
-    from .. import api, store
+    from .. import api
     from ..allocator import tune
     from ..evaluate.protocol import protocol_named
 
@@ -144,18 +145,31 @@ def evaluate(artifact: Path, source: str, protocol: str, require_pass: bool, dry
             click.echo(f"would train {', '.join(students)} by protocol {chosen.name} ({chosen.hash}) on 5 arms, {chosen.seeds} seeds each")
             return 0
         result = api.judge_artifact(loaded, data, chosen, seed=seed, device=device, progress=progress)
-        if artifact.is_dir():
-            with store.lock(artifact):
-                loaded.files["evaluation.json"] = json.dumps(result, indent=1).encode()
-                api.add_page(loaded)
-                loaded.save(artifact)
+        kept = artifact.is_dir() and _keep(result, loaded, artifact, progress)
     if as_json:
         click.echo(json.dumps(result))
     else:
         click.echo("\n".join(table(result)))
-        if artifact.is_dir():
+        if kept:
             click.echo(f"report: {safe(artifact / 'report.html', 4096)}")
     return 3 if require_pass and result["verdict"] != "PASS" else 0
+
+
+def _keep(result: dict[str, Any], loaded: Any, path: Path, progress: Progress) -> bool:
+    """Write a verdict into the artifact it is about. After hours of work a disk that refuses, or another artifact under that name, is no reason to lose it."""
+    from .. import api, store
+
+    try:
+        with store.lock(path):
+            if api.load(path).sha256 != loaded.sha256:
+                raise BadInput("another artifact has been put there meanwhile")
+            loaded.files["evaluation.json"] = json.dumps(result, indent=1).encode()
+            api.add_page(loaded)
+            loaded.save(path)
+            return True
+    except (BadInput, Resources) as error:
+        progress.say(f"warning: the verdict is not kept in {safe(path, 500)}: {error.got}")
+        return False
 
 
 def table(result: dict[str, Any]) -> list[str]:
@@ -178,7 +192,6 @@ def table(result: dict[str, Any]) -> list[str]:
 @json_option
 def verify(artifact: Path, as_json: bool) -> None:
     """Check every file of ARTIFACT (a folder or its zip) against its manifest. Integrity, not innocence."""
-    from ..errors import BadInput
     from ..synthetic.artifact import Artifact
     from ..synthetic.artifact import verify as check
 
@@ -255,7 +268,7 @@ def list_methods(as_json: bool) -> None:
     from ..methods import all_methods
 
     rows = [
-        {"name": m.name, "family": m.family, "paper": str(m.paper), "modalities": m.takes(), "scales_over": m.scales_over, "about": (m.__doc__ or "").strip().splitlines()[0], "hyperparameters": m.hyperparameters()}
+        {"name": m.name, "family": m.family, "paper": str(m.paper), "modalities": m.takes(), "scales_over": m.scales_over, "about": (m.__doc__ or "").strip().splitlines()[0], "hyperparameters": m.hyperparameters(), "quick": dict(m.quick)}
         for m in all_methods().values()
     ]
     if as_json:
@@ -265,6 +278,8 @@ def list_methods(as_json: bool) -> None:
         values = ", ".join(f"{k}={v}" for k, v in row["hyperparameters"].items()) or "none"
         click.echo(f"{row['name']}  ({row['family']}; {', '.join(row['modalities'])}; scales over {row['scales_over'] or 'nothing'})")
         click.echo(f"    {row['about']}\n    {row['paper']}\n    {values}")
+        if row["quick"]:
+            click.echo("    quick: " + ", ".join(f"{k}={v}" for k, v in row["quick"].items()))
 
 
 @cli.command()

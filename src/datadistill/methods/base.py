@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, Self, get_type_hints
 
@@ -32,6 +33,7 @@ class Method(ABC):
 
     name         what `--method` takes          family  selection, distribution, gradient, trajectory, kernel, decoupled, generative
     needs        traits a modality must have    scales_over  what grows with the machine ("classes", "experts", None)
+    quick        settings with which it takes minutes on a CPU, where the paper's (the fields' defaults) would take hours
     """
 
     name: ClassVar[str]
@@ -39,6 +41,7 @@ class Method(ABC):
     paper: ClassVar[Paper]
     needs: ClassVar[frozenset[str]] = frozenset()
     scales_over: ClassVar[str | None] = None
+    quick: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
     def distill(self, task: Task, run: Run) -> SyntheticSet:
@@ -67,15 +70,21 @@ class Method(ABC):
                 "`datadistill methods` lists the methods for each kind of data",
             )
 
-    def with_settings(self, settings: dict[str, str]) -> Self:
-        """A copy with hyper-parameters given as text (`--set lr=0.5`), each read as its field's type."""
+    def preset(self, name: str) -> Self:
+        """A copy with the settings of a preset: "paper" (the fields' defaults) or "quick"."""
+        if name not in ("paper", "quick"):
+            raise UsageError(f"no preset {safe(name)!r}", "auto, paper or quick", "--preset quick")
+        return replace(self, **self.quick) if name == "quick" else self
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Self:
+        """A copy with these hyper-parameters, each read as its field's type from its text (`--set lr=0.5`)."""
         hints = get_type_hints(type(self))
         names = [f.name for f in fields(self)]
         values: dict[str, Any] = {}
-        for name, text in settings.items():
+        for name, value in settings.items():
             if name not in names:
                 raise UsageError(f"method {self.name!r} has no hyper-parameter {safe(name)!r}", f"one of {', '.join(names) or 'none'}")
-            values[name] = _parse(f"{self.name}.{name}", hints[name], text)
+            values[name] = _parse(f"{self.name}.{name}", hints[name], "none" if value is None else str(value))
         return replace(self, **values)
 
     @classmethod
