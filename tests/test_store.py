@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datadistill import store
-from datadistill.errors import BadInput, DistillError, Resources, UsageError
+from datadistill.errors import BadInput, DistillError, Interrupted, Resources, UsageError
 from datadistill.store import files, folder, locks, workspace
 
 OLD = {"manifest.json": b"{}", "samples.safetensors": b"old" * 999, "preview/0.png": b"x", "preview/deep/1.png": b""}
@@ -582,6 +582,23 @@ def test_without_a_cache_folder_things_are_made_each_time(tmp_path, monkeypatch)
         work = store.Workspace(tmp_path / "out", {})
         assert [work.cached("t", "k", lambda i=i: {"w": torch.tensor(i)})["w"].item() for i in range(2)] == [0, 1]
         assert "not kept in the cache" in work.notes[0]
+
+
+def test_a_signal_is_not_taken_for_a_damaged_file(tmp_path, cache, monkeypatch):
+    def interrupted(*_args, **_kwargs):
+        raise Interrupted(2, "Ctrl-C")
+
+    path = zipped(tmp_path / "a.zip", OLD)
+    seen = store.read_folder(path)
+    for module, name, read in (
+        (safetensors.torch, "load", lambda: store.from_bytes(b"")),
+        (zipfile.ZipFile, "open", lambda: seen["preview/0.png"]),
+        (workspace, "write_file", lambda: store.Workspace(tmp_path / "out", {}).cached("t", "k", dict)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, interrupted)
+            with pytest.raises(Interrupted):
+                read()
 
 
 def test_the_cache_lies_where_the_platform_keeps_such_things(monkeypatch):

@@ -355,3 +355,32 @@ def test_what_a_killed_evaluation_leaves_is_the_artifact_as_it_was(cli, tmp_path
     assert running.wait().code == -signal.SIGKILL
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before and json.loads((out / "manifest.json").read_text())
     assert store.reap(out) == 0
+
+
+VERDICT = """
+from datadistill import api
+from datadistill.cli import commands
+commands.table = lambda result: ['the verdict']
+def judged(*args, **kwargs):
+    {meanwhile}
+    return {{"verdict": "FAIL", "reason": "told"}}
+api.judge_artifact = judged
+api.add_page = lambda artifact: None
+"""
+
+
+@pytest.mark.parametrize("meanwhile", ["replaced", "locked", "full", "nothing"])
+def test_a_verdict_is_told_even_where_it_cannot_be_kept(cli, tmp_path, meanwhile):
+    out = tmp_path / "out"
+    assert cli.run("distill", "digits", "--method", "random", "--ipc", 1, "--out", out).code == 0
+    other = {
+        "replaced": f"api.distill('digits', method='random', ipc=2, out={str(out)!r})",
+        "locked": f"from datadistill import store; global held; held = store.lock({str(out)!r}); held.__enter__()",
+        "full": "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, -1))",
+        "nothing": "pass",
+    }[meanwhile]
+    done = cli.run("evaluate", out, "--data", "digits", first=VERDICT.format(meanwhile=other))
+    assert done.code == 0 and done.out.startswith("the verdict"), done.err
+    kept = Artifact.load(out)
+    assert (kept.evaluation is not None) == (meanwhile == "nothing") and len(kept) == (20 if meanwhile == "replaced" else 10)
+    assert ("the verdict is not kept" in done.err) == (meanwhile != "nothing")

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..errors import BadInput
+from ..errors import BadInput, DistillError
 from ..text import safe, size
 from .locks import legal, recover
 
@@ -129,6 +129,8 @@ class _Zip(Mapping[str, bytes]):
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(entry) as file:
                 data = file.read(entry.file_size + 1)
+        except (MemoryError, DistillError):  # not the file's fault: no room, or a signal has come
+            raise
         except Exception as error:  # zlib, lzma and bz2 have errors of their own
             raise BadInput(f"{safe(name)!r} in {safe(self.path, 300)} is damaged: {safe(error)}", fix="get the file again") from error
         if len(data) != entry.file_size:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadInput
+from ..errors import BadInput, DistillError
 from ..text import safe
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def from_bytes(data: bytes) -> dict[str, Tensor]:
         import safetensors.torch
 
         return safetensors.torch.load(bytes(data))
+    except (MemoryError, DistillError):  # not the file's fault: no room, or a signal has come
+        raise
     except Exception as error:  # the package's own error, and what torch says to impossible shapes and unknown types
         raise BadInput(f"damaged tensor file: {safe(error, 200)}", "a whole safetensors file", "get or make the file again") from error
 

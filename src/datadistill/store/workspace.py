@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import DistillError, UsageError
+from ..errors import Resources, UsageError
 from ..text import safe
 from .files import check_target, write_file
 from .locks import real, reap, remove, sibling
@@ -140,7 +140,7 @@ class Cache:
                 file = folder / f"{prefix}-{hashlib.sha256(data).hexdigest()}.safetensors"
                 reap(file)
                 write_file(file, data)
-        except (OSError, DistillError) as error:
+        except (OSError, Resources, UsageError) as error:
             self._note(f"not kept in the cache: {getattr(error, 'got', error)}")
         return from_bytes(data)
 
