@@ -6,6 +6,8 @@ of this process are the figure to trust: other work on the machine changes them 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -37,9 +39,11 @@ def machine() -> dict:
 
 
 class Peak:
-    """Resident memory of this process: `base` at entry, `peak` until exit, in MiB, looked at every 5 ms."""
+    """Resident memory of this process: `base` at entry, once what is free was given back, and `peak` until exit, in MiB, looked at every 5 ms."""
 
     def __enter__(self) -> Peak:
+        gc.collect()
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
         self.base = self.peak = _resident()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)

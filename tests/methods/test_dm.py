@@ -118,3 +118,12 @@ def test_a_net_with_batch_norm_is_refused_with_one_that_works():
         DM(iterations=1, net="resnet").distill(task, Run(0))
     assert "convnet" in refusal.value.expected and "resnet" not in refusal.value.expected
     assert Image(task.spec).nets[0] == "convnet"
+
+
+@pytest.mark.parametrize("ipc", [1, 3])
+def test_a_first_step_of_adam_is_the_learning_rate_whatever_the_budget(ipc):
+    task = tiny_tasks()["tabular"]
+    task = Task.of(task.train, task.val, Budget(ipc=ipc))
+    start = SyntheticSet.init(task, "real", rng(0, "init")).x.detach()
+    moved = (DM(**LITTLE, optimizer="adam", lr=0.01).distill(task, Run(0)).x.detach() - start).abs()
+    assert float(moved.max()) == pytest.approx(0.01, rel=1e-3)

@@ -15,7 +15,7 @@ Refused: networks with batch norm, whose features depend on what else is in the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -40,10 +40,14 @@ class DM(Matching):
     iterations: int = 20_000  # K
     lr: float = 1.0  # eta, on the synthetic examples; the authors take 10 from 100 per class on
     momentum: float = 0.5
+    optimizer: Literal["sgd", "adam"] = "sgd"  # adam's steps do not depend on ipc and width (its lr: 0.01 or so); momentum is its first beta
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = torch.optim.SGD(syn.parameters(), lr=self.lr, momentum=self.momentum)
+        if self.optimizer == "adam":
+            optimizer = torch.optim.Adam(syn.parameters(), lr=self.lr, betas=(self.momentum, 0.999))
+        else:
+            optimizer = torch.optim.SGD(syn.parameters(), lr=self.lr, momentum=self.momentum)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
         items, y = own_items(task, run, syn)
 
