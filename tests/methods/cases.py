@@ -6,6 +6,12 @@ from typing import Any
 
 EMBEDDED = {"width": 4, "steps": 3}
 
+SEGMENTS = {"iterations": 2, "steps": 2, "expert_epochs": 1, "max_start": 1, "experts": 1, "width": 4, "augment": False}
+WINDOW = {"iterations": 2, "total": 3, "window": 2, "real_batch": 16, "width": 4, "augment": False}
+
+TAUGHT = {"width": 4, "epochs": 1}
+RECOVERED = {"iterations": 2, **TAUGHT}
+
 CASES: dict[str, list[dict[str, Any]]] = {
     "random": [{}],
     "herding": [{"embedding": "trained", **EMBEDDED}, {"embedding": "random", **EMBEDDED}, {"embedding": "input"}],
@@ -22,4 +28,17 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "m3d": [{"iterations": 3, "width": 4, "real_batch": 4, "per_net": 2}],
     "ncfm": [{"iterations": 2, "width": 4, "real_batch": 4, "nets_trained": 2, "epochs": 1, "frequencies": 8}],
     "dm": [{"iterations": 3, "width": 4, "real_batch": 8}, {"iterations": 3, "width": 4, "real_batch": 4, "sampling": "representative", "form": "multiform:2"}],
+    "mtt": [{**SEGMENTS, "experts": 2, "segments": 2, "batch": 3, "form": "multiform:2"}],
+    "tesla": [SEGMENTS],
+    "ftd": [SEGMENTS],
+    "datm": [{**SEGMENTS, "min_start": 0, "first_max_start": 1, "expansion_end": 1}],
+    "att": [SEGMENTS],
+    "selmatch": [{**SEGMENTS, "distilled": 0.5, "left_out": 0.5, "forgetting_epochs": 1}],
+    "dd": [{"iterations": 2, "epochs": 1, "parts": 2, "real_batch": 16, "width": 4, "augment": False}],
+    "rat-bptt": [WINDOW],
+    "at-bptt": [{**WINDOW, "reach": 1}],
+    "rded": [{"candidates": 3, "crops": 2, "factor": 2, **TAUGHT}, {"candidates": 3, "crops": 2, "labels": "hard", "net": "convnet", **TAUGHT}],
+    "sre2l": [RECOVERED, {**RECOVERED, "labels": "hard", "init": "real"}],
+    "cda": [RECOVERED],
+    "lpld": [RECOVERED],
 }

@@ -1,9 +1,13 @@
-"""Labels that travel with a synthetic set. Hard: one class number each. Soft: one fixed distribution each (a static soft label)."""
+"""Labels that travel with a synthetic set. Hard: one class number each. Soft: one fixed distribution each (a static soft label).
+
+What a student is asked goes through three methods, so that labels of views (`augmented`) can say more than a distribution: `show`
+gives the views that the labels were made for, `ask` all that the loss needs of them, `loss` compares.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import final
 
 import torch
@@ -22,9 +26,29 @@ class Labels(ABC):
     def targets(self, indices: Tensor, epoch: int = 0, view: int = 0) -> Tensor:
         """What cross-entropy is asked for: (k,) int64 class numbers, or (k, classes) float32 rows that sum to one."""
 
+    def show(self, read: Callable[[Tensor], Tensor], indices: Tensor, epoch: int = 0) -> Tensor | None:
+        """(k, *shape) the views of these examples that the labels were made for; None: the student augments as it likes.
+
+        read(indices) gives examples as they are, in network space
+        """
+        return None
+
+    def ask(self, indices: Tensor, epoch: int = 0) -> tuple[Tensor, ...]:
+        """What `loss` needs of these examples, each tensor with k rows."""
+        return (self.targets(indices, epoch),)
+
+    def loss(self, logits: Tensor, *asked: Tensor, at: float = 0.0) -> Tensor:
+        """(k,) of a student's logits (k, classes); at in [0, 1): how far its training is."""
+        return F.cross_entropy(logits, asked[0], reduction="none")
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """As stored, in as few bytes as hold it; `of` reads it back."""
+
+
+def smallest(classes: int) -> torch.dtype:
+    """The type with the fewest bytes that holds class numbers below `classes`."""
+    return torch.uint8 if classes <= 256 else torch.int16 if classes <= 32_768 else torch.int32
 
 
 @final
@@ -38,24 +62,27 @@ class Hard(Labels):
         return self.hard[indices]
 
     def tensors(self) -> dict[str, Tensor]:
-        smallest = torch.uint8 if self.classes <= 256 else torch.int16 if self.classes <= 32_768 else torch.int32
-        return {"labels": self.hard.to(smallest)}
+        return {"labels": self.hard.to(smallest(self.classes))}
 
 
 @final
 class Soft(Labels):
-    """One distribution per example: softmax(logits) (n, classes), stored as float16 logits."""
+    """One distribution per example: softmax(logits) (n, classes), stored as float16 logits.
 
-    def __init__(self, logits: Tensor):
+    hard (n,)   the class of each, stored beside them; none: the likeliest, and nothing is stored
+    """
+
+    def __init__(self, logits: Tensor, hard: Tensor | None = None):
         self.logits = logits.detach().to(torch.float16)
-        self.hard = self.logits.float().argmax(1)
+        self.own = hard is not None
+        self.hard = self.logits.float().argmax(1) if hard is None else hard.long()
         self.classes = logits.shape[1]
 
     def targets(self, indices: Tensor, epoch: int = 0, view: int = 0) -> Tensor:
         return F.softmax(self.logits[indices].float(), 1)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"logits": self.logits}
+        return {"logits": self.logits, **({"labels": self.hard.to(smallest(self.classes))} if self.own else {})}
 
 
 @final
@@ -74,12 +101,22 @@ class Repeated(Labels):
 
 
 def of(tensors: Mapping[str, Tensor], classes: int) -> Labels:
-    """The labels that `tensors()` wrote."""
-    if set(tensors) == {"labels"} and tensors["labels"].ndim == 1:
-        hard = tensors["labels"].long()
-        if len(hard) and not 0 <= int(hard.min()) <= int(hard.max()) < classes:
-            raise BadInput(f"labels from {int(hard.min())} to {int(hard.max())}", f"class numbers below {classes}")
+    """The labels that `tensors()` wrote; BadInput for what it cannot have written."""
+    hard, logits = tensors.get("labels"), tensors.get("logits")
+    if hard is not None:
+        hard = numbers(hard, classes)
+    if set(tensors) == {"labels"}:
         return Hard(hard, classes)
-    if set(tensors) == {"logits"} and tensors["logits"].ndim == 2 and tensors["logits"].shape[1] == classes:
-        return Soft(tensors["logits"])
-    raise BadInput(f"labels stored as {sorted(tensors)}", "'labels' (n,) or 'logits' (n, classes)")
+    if set(tensors) in ({"logits"}, {"logits", "labels"}) and logits.ndim == 2 and logits.shape[1] == classes and (hard is None or len(hard) == len(logits)):
+        return Soft(logits, hard)
+    raise BadInput(f"labels stored as {sorted(tensors)[:10]}", "'labels' (n,), 'logits' (n, classes), or both")
+
+
+def numbers(hard: Tensor, classes: int) -> Tensor:
+    """(n,) int64 class numbers as they were stored; BadInput for anything else."""
+    if hard.ndim != 1 or hard.is_floating_point() or hard.dtype == torch.bool:
+        raise BadInput(f"labels of shape {tuple(hard.shape)} and type {hard.dtype}", "one class number for each example")
+    hard = hard.long()
+    if len(hard) and not 0 <= int(hard.min()) <= int(hard.max()) < classes:
+        raise BadInput(f"labels from {int(hard.min())} to {int(hard.max())}", f"class numbers below {classes}")
+    return hard

@@ -6,23 +6,36 @@ from importlib.metadata import entry_points
 
 from ..errors import UsageError
 from ..text import safe
+from .at_bptt import ATBPTT
+from .att import ATT
 from .base import Method, Paper
 from .cafe import CAFE
+from .cda import CDA
 from .datadam import DataDAM
+from .datm import DATM
 from .dc import DC
+from .dd import DD
 from .dm import DM
 from .dsa import DSA
 from .el2n import EL2N
 from .forgetting import Forgetting
+from .ftd import FTD
 from .herding import Herding
 from .idm import IDM
 from .k_center import KCenter
 from .k_means import KMeans
+from .lpld import LPLD
 from .m3d import M3D
+from .mtt import MTT
 from .ncfm import NCFM
 from .random import Random
+from .rat_bptt import RaTBPTT
+from .rded import RDED
+from .selmatch import SelMatch
+from .sre2l import SRe2L
+from .tesla import TESLA
 
-BUILT_IN: tuple[type[Method], ...] = (Random, Herding, KCenter, KMeans, Forgetting, EL2N, DM, DC, DSA, CAFE, IDM, DataDAM, M3D, NCFM)
+BUILT_IN: tuple[type[Method], ...] = (Random, Herding, KCenter, KMeans, Forgetting, EL2N, DM, DC, DSA, CAFE, IDM, DataDAM, M3D, NCFM, MTT, TESLA, FTD, DATM, ATT, SelMatch, DD, RaTBPTT, ATBPTT, RDED, SRe2L, CDA, LPLD)
 
 
 def all_methods() -> dict[str, type[Method]]:
@@ -50,4 +63,4 @@ def get(name: str, **hyperparameters: object) -> Method:
         raise UsageError(f"{name}: {error}", f"hyper-parameters {', '.join(methods[name].hyperparameters()) or '(none)'}") from error
 
 
-__all__ = ["BUILT_IN", "CAFE", "DC", "DM", "DSA", "DataDAM", "EL2N", "Forgetting", "Herding", "IDM", "KCenter", "KMeans", "M3D", "Method", "NCFM", "Paper", "Random", "all_methods", "coresets", "get"]
+__all__ = ["ATBPTT", "ATT", "BUILT_IN", "CAFE", "CDA", "DATM", "DC", "DD", "DM", "DSA", "DataDAM", "EL2N", "FTD", "Forgetting", "Herding", "IDM", "KCenter", "KMeans", "LPLD", "M3D", "MTT", "Method", "NCFM", "Paper", "RDED", "RaTBPTT", "Random", "SRe2L", "SelMatch", "TESLA", "all_methods", "coresets", "get"]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..labels import Hard, Labels
@@ -63,6 +62,7 @@ def fit(net: Net, examples: Examples, labels: Labels, schedule: Schedule, seed: 
         steps: Callable[[int], Iterable[int]] = range) -> Fitted:
     """Train `net` in place on batches drawn without replacement, epoch after epoch; every draw is named by seed and step.
 
+    Labels that were made for views of the examples bring these along; otherwise an example is augmented by the schedule.
     Runs out of memory: the batch is done in halves with accumulated gradients (exact but for batch norm's statistics).
     `steps` yields 0..n-1, and may show progress meanwhile.
     """
@@ -71,6 +71,10 @@ def fit(net: Net, examples: Examples, labels: Labels, schedule: Schedule, seed: 
     parameters = list(net.parameters())
     optimizer = torch.optim.SGD(parameters, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay, nesterov=schedule.momentum > 0, fused=True)
     whole = examples.read(torch.arange(n)).to(device) if n <= 4 * size else None  # a tiny set is decoded once
+
+    def read(rows: Tensor) -> Tensor:
+        return whole[rows.to(device)] if whole is not None else examples.read(rows).to(device)
+
     pieces = pieces or Pieces(size)
     counter, start = Flops(), time.perf_counter()
     per_epoch = n // size
@@ -80,13 +84,15 @@ def fit(net: Net, examples: Examples, labels: Labels, schedule: Schedule, seed: 
         if epoch != shuffled:
             order, shuffled = torch.randperm(n, generator=rng(seed, "order", epoch)), epoch
         rows = order[at * size : (at + 1) * size]
-        x = whole[rows.to(device)] if whole is not None else examples.read(rows).to(device)
-        if schedule.augment:
-            x = examples.modality.augment(rng(seed, "omega", step), size)(x, group)
-        targets = labels.targets(rows, epoch).to(device)
+        x = labels.show(read, rows, epoch)
+        if x is None:
+            x = read(rows)
+            if schedule.augment:
+                x = examples.modality.augment(rng(seed, "omega", step), size)(x, group)
+        asked = [part.to(device) for part in labels.ask(rows, epoch)]
 
-        def loss_sum(piece: slice, x: Tensor = x, targets: Tensor = targets) -> Tensor:
-            return F.cross_entropy(net(x[piece]), targets[piece], reduction="sum") / size
+        def loss_sum(piece: slice, x: Tensor = x, asked: list[Tensor] = asked, at: float = step / schedule.steps) -> Tensor:
+            return labels.loss(net(x[piece]), *(part[piece] for part in asked), at=at).sum() / size
 
         optimizer.param_groups[0]["lr"] = schedule.lr_at(step)
         if counter.total == 0:

@@ -1,0 +1,289 @@
+"""The decoupled engine: S moves until teachers, which are frozen, take it for T (the recover step of SRe2L and all after it).
+
+    for each unit (a batch that is recovered together), s = 1..steps
+        x~ = per-example crop, flip and roll of x          the least share of a crop's area by a schedule
+        L  = CE(phi(x~), y) + r R(statistics of phi's layers on x~)
+        x <- Adam(0.5, 0.9) with a cosine to zero, made legal again;   the last iterate is kept
+
+Methods choose what varies: how S begins, the units, the crop schedule, the statistics R, the teachers of a unit, resolution
+stages, and who writes the labels (see `relabel`). What a unit is made of, and every draw in it, is named by the unit: it comes to
+the same whatever stands beside it, on one worker or many.
+
+Differences from the authors' code, for all methods: one crop per example, not per batch; all draws have a name; statistics are those of
+float32; pixels are rounded, not truncated, when they are stored.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import dist, nets
+from ..errors import UsageError
+from ..labels.views import box, look
+from ..match import batch_norm
+from ..nets.taps import Taps, batch_norms
+from ..run import Run
+from ..synthetic import SyntheticSet
+
+Crop = Callable[[float], float]
+"""t in [0, 1), how far recovery is -> the least share of the area that a crop may have."""
+
+
+def constant(least: float = 0.08) -> Crop:
+    """The same at all times."""
+    return lambda t: least
+
+
+def easing(least: float = 0.08, share: float = 1.0) -> Crop:
+    """CDA's curriculum: whole examples at first, down a half cosine to `least` at `share` of the way."""
+    return lambda t: least + (1 - least) * 0.5 * (1 + math.cos(math.pi * min(1.0, t / share)))
+
+
+# -- units --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Items of S (b,) that are recovered together, under a name; joins (b,): the first step that moves each."""
+
+    name: tuple[str | int, ...]
+    items: Tensor
+    joins: Tensor
+
+    @classmethod
+    def of(cls, name: tuple[str | int, ...], items: Tensor) -> Unit:
+        """All of them from the first step on."""
+        return cls(name, items, torch.zeros_like(items))
+
+
+def across(y: Tensor, most: int = 100) -> list[Unit]:
+    """SRe2L's: one item of each class, at most so many classes at once. y (n,) class numbers."""
+    order = place(y)
+    units = []
+    for j in range(int(order.max()) + 1 if len(y) else 0):
+        items = (order == j).nonzero().squeeze(1)
+        items = items[torch.argsort(y[items], stable=True)]
+        units += [Unit.of(("item", j, k), part) for k, part in enumerate(items.split(most))]
+    return units
+
+
+def within(y: Tensor, most: int = 100) -> list[Unit]:
+    """LPLD's: items of one class, at most so many at once."""
+    classes = [((y == c).nonzero().squeeze(1), c) for c in torch.unique(y).tolist()]
+    return [Unit.of(("class", c, k), part) for items, c in classes for k, part in enumerate(items.split(most))]
+
+
+def place(y: Tensor) -> Tensor:
+    """(n,) how many items of the same class stand before each."""
+    out = torch.zeros_like(y)
+    for c in torch.unique(y).tolist():
+        own = y == c
+        out[own] = torch.arange(int(own.sum()))
+    return out
+
+
+# -- statistics ---------------------------------------------------------------------------------------------------------
+
+
+class Target(ABC):
+    """What the layers of one teacher should say of a batch. In `with target.taps: net(x)` they are measured, then `loss(y)` compares.
+
+    carried   what goes on from step to step, by name; begun afresh in every unit
+    """
+
+    def __init__(self, taps: Taps):
+        self.taps = taps
+        self.carried: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def loss(self, y: Tensor) -> Tensor:
+        """R of the last batch, whose classes are y (b,)."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is carried."""
+        return self.carried
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The same, from a snapshot."""
+        self.carried = dict(state)
+
+
+@final
+class Running(Target):
+    """SRe2L's: the running statistics of every batch norm, the first weighted by `first`; var_weight is DWA's."""
+
+    def __init__(self, net: nets.Net, first: float = 10.0, var_weight: float = 1.0):
+        super().__init__(Taps(with_batch_norm(net), batch_norm.moments))
+        self.target = [batch_norm.Moments(bn.running_mean, bn.running_var) for bn in self.taps.layers]
+        self.first, self.var_weight = first, var_weight
+
+    def loss(self, y: Tensor) -> Tensor:
+        return batch_norm.loss(self.taps.seen, self.target, self.first, self.var_weight)
+
+
+@final
+class ByClass(Target):
+    """LPLD's: the statistics of the batch's classes alone, averaged over the batch. by_class: of each layer, (classes, channels)."""
+
+    def __init__(self, net: nets.Net, by_class: list[batch_norm.Moments], first: float = 10.0):
+        super().__init__(Taps(with_batch_norm(net), batch_norm.moments))
+        self.by_class, self.first = by_class, first
+
+    def loss(self, y: Tensor) -> Tensor:
+        target = [batch_norm.Moments(m.mean[y].mean(0), m.var[y].mean(0)) for m in self.by_class]
+        return batch_norm.loss(self.taps.seen, target, self.first)
+
+
+def with_batch_norm(net: nets.Net) -> list[nn.Module]:
+    """Its batch norms; a net that has none is refused."""
+    if not (found := batch_norms(net)):
+        good = [name for name, kind in nets.FAMILIES.items() if kind.batch_norm]
+        raise UsageError(f"a teacher {net.family!r}, which has no batch norm whose statistics could be matched", f"a net with batch norm: {', '.join(good)}", f"net={good[0]}")
+    return found
+
+
+# -- the engine -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A frozen teacher in eval mode, and what its layers should say."""
+
+    net: nets.Net
+    target: Target
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How units are recovered.
+
+    weight   r, of the statistics             crop, jitter   the schedule, and the most pixels that a view is rolled by
+    stages   sides of x relative to the full ones, stage by stage, all as long; residual: the share of the start that is mixed in
+             where a later one begins (FADRM)
+    """
+
+    steps: int
+    lr: float
+    weight: float
+    crop: Crop = constant()
+    jitter: int = 4
+    flip: bool = True
+    stages: tuple[float, ...] = (1.0,)
+    residual: float = 0.0
+
+
+Choice = Callable[[Unit, Tensor, Tensor], Sequence[Guide]]
+"""(unit, its items as they begin (b, *shape), their classes (b,)) -> the teachers that it is shown to, in turn, a step each."""
+
+
+def recover(syn: SyntheticSet, units: Sequence[Unit], guides: Sequence[Guide], how: Recovery, run: Run, choose: Choice | None = None) -> None:
+    """Move syn.x in place, unit by unit, each rank its share; units are shown to all guides in turn, or to those that are chosen for each."""
+    targets = [guide.target for guide in guides]
+    mine = run.share(units)
+    canvas = Canvas(syn.x.data, how.lr)
+    per_stage = -(-how.steps // len(how.stages))
+    shown: tuple[int, Sequence[Guide]] = (-1, ())
+    for it in run.steps(len(mine) * how.steps, syn, canvas, *targets, label="recovering"):
+        k, s = divmod(it, how.steps)
+        unit = mine[k]
+        x0, y = canvas.start[unit.items], syn.y[unit.items].to(run.device)
+        if shown[0] != k:
+            shown = (k, choose(unit, x0, y) if choose else guides)
+        if s == 0:
+            for target in targets:
+                target.carried = {}
+        if s % per_stage == 0:
+            stage = s // per_stage
+            fresh = _resized(x0, how.stages[stage])
+            canvas.begin(fresh if stage == 0 else (1 - how.residual) * _resized(canvas.x.data, how.stages[stage], x0.shape) + how.residual * fresh)
+        canvas.cool(s / how.steps)
+        guide = shown[1][s % len(shown[1])]
+        joined = (unit.joins <= s).nonzero().squeeze(1).to(run.device)
+        x, y = (canvas.x, y) if len(joined) == len(y) else (canvas.x[joined], y[joined])
+        loss = run.descend(canvas, _loss(guide, x, y, how, s, run.rng("recover", *unit.name, s)), alone=True)
+        syn.modality.clamp_(canvas.x.data)
+        if s == how.steps - 1:
+            syn.x.data[unit.items] = canvas.x.data
+        run.log(it, loss=loss)
+    if dist.ranks() > 1:
+        made = torch.zeros(len(syn), dtype=torch.bool)
+        for unit in mine:
+            made[unit.items] = True
+        syn.x.data[~made] = 0
+        dist.sum_([syn.x.data])
+
+
+class Canvas:
+    """All items as they began, and x of the unit in hand, of whatever size, with the Adam that moves it: for `run.descend` an optimiser,
+    for `run.steps` a state.
+    """
+
+    def __init__(self, start: Tensor, lr: float):
+        self.start, self.peak = start.clone(), lr
+        self._fresh(start[:0])
+
+    def begin(self, x: Tensor) -> None:
+        """Go on with this x, and an Adam that knows nothing yet."""
+        self._follow()
+        self._fresh(x)
+
+    def cool(self, t: float) -> None:
+        """The cosine at t in [0, 1)."""
+        self._follow()
+        self.param_groups[0]["lr"] = self.set = self.peak * 0.5 * (1 + math.cos(math.pi * t))
+
+    def _follow(self) -> None:
+        """A run that falls back halves the rate it finds: so is the peak."""
+        self.peak *= self.param_groups[0]["lr"] / self.set if self.set else 1
+
+    def _fresh(self, x: Tensor) -> None:
+        self.x = nn.Parameter(x.detach().clone())
+        self.adam = torch.optim.Adam([self.x], lr=self.peak, betas=(0.5, 0.9))
+        self.set = self.peak
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.adam.param_groups
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.adam.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        self.adam.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"x": self.x.data, "start": self.start, "adam": self.adam.state_dict(), "peak": self.peak, "set": self.set}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.start, self.peak = state["start"].to(self.start.device), state["peak"]
+        self._fresh(state["x"].to(self.start.device))
+        self.adam.load_state_dict(state["adam"])
+        self.set = state["set"]
+
+
+def _loss(guide: Guide, x: Tensor, y: Tensor, how: Recovery, s: int, rng: torch.Generator) -> Tensor:
+    seen = jittered(x, how.crop(s / how.steps), how.jitter, how.flip, rng)
+    with guide.target.taps, torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
+        logits = guide.net(seen)
+    return F.cross_entropy(logits.float(), y) + how.weight * guide.target.loss(y)
+
+
+def jittered(x: Tensor, least: float, jitter: int, flip: bool, rng: torch.Generator) -> Tensor:
+    """Each example (b, channels, height, width) cropped, flipped and rolled by itself."""
+    u = torch.rand((len(x), 7), generator=rng, dtype=torch.float64)
+    boxes = torch.tensor([box(own[:4], least) for own in u.tolist()], dtype=torch.float64).view(-1, 4).float()
+    return look(x, boxes, (u[:, 4] < 0.5) & flip, roll=(u[:, 5:] * (jitter + 1)).long())
+
+
+def _resized(x: Tensor, share: float, full: torch.Size | None = None) -> Tensor:
+    """x (b, channels, height, width) with sides of that share of the full ones, which are its own if not given; always a copy."""
+    sides = [max(1, round(side * share)) for side in (full or x.shape)[2:]]
+    return x.clone() if sides == list(x.shape[2:]) else F.interpolate(x, sides, mode="bilinear", align_corners=False)
