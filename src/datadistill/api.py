@@ -43,6 +43,7 @@ def distill(
     bytes: int | None = None,
     label: str | None = None,
     side: int | None = None,
+    flip: bool = True,
     val: float = 0.1,
     test: float = 0.2,
     seed: int = 0,
@@ -67,7 +68,7 @@ def distill(
     path = None if not isinstance(source, (str, Path)) else str(source)
     if (ipc, size, ratio, bytes) == (None, None, None, None):
         ipc = 10
-    job = Job(path, label, side, val, test, seed, method, preset, settings, ipc, size, ratio, bytes, device)
+    job = Job(path, label, side, flip, val, test, seed, method, preset, settings, ipc, size, ratio, bytes, device)
     return run_job(job, source=source, out=out, resume=resume, license=license, source_url=source_url, progress=progress)
 
 
@@ -98,7 +99,14 @@ def run_job(
     with store.lock(out) if out is not None else _nothing() as _:
         if out is not None:
             _ready(out, progress)
-        data = sources.load(job.source if source is None else source, label=job.label, seed=job.seed, val=job.val, test=job.test, size=job.side, progress=progress)
+        try:
+            data = sources.load(job.source if source is None else source, label=job.label, seed=job.seed, val=job.val, test=job.test, size=job.side, flip=job.flip, progress=progress)
+        except sources.Unreadable as error:
+            if out is not None:
+                kept = Path(f"{out}.rejects.csv")
+                sources.write_rejects(kept, error.rejects)
+                error.fix = f"{error.fix}; every item and its reason is in {safe(kept, 500)}".removeprefix("; ")
+            raise
         for line in data.found.lines():
             progress.say(line)
         method.check(data.train.modality)
@@ -193,6 +201,7 @@ def load_as_distilled(artifact: Artifact, source: Any, *, label: str | None, sid
         val=lock.get("val", 0.1),
         test=lock.get("test", 0.2),
         size=side or lock.get("side"),
+        flip=lock.get("flip", True),
         progress=progress,
     )
     if (was := artifact.about.get("data", {}).get("fingerprint")) and was != data.train.fingerprint:

@@ -16,7 +16,7 @@ from .text import safe
 
 @dataclass(frozen=True)
 class Job:
-    """source        a path or name, None for data given in memory      label, side, val, test, seed    how it is read and split
+    """source        a path or name, None for data given in memory      label, side, flip, val, test, seed    how it is read and split
     method, preset, settings   a method's name and its hyper-parameters  ipc, size, ratio, bytes         the budget
     threads          CPU threads, which decide the last bits of a float  fingerprint    of the real training data, once known
     """
@@ -24,6 +24,7 @@ class Job:
     source: str | None
     label: str | None = None
     side: int | None = None
+    flip: bool = True
     val: float = 0.1
     test: float = 0.2
     seed: int = 0

@@ -258,3 +258,16 @@ def test_hostile_names_reach_no_terminal(shell, tmp_path):
 
 def test_the_entry_point_is_this():
     assert cli.main.__module__ == "datadistill.cli.main"
+
+
+def test_too_many_broken_files_are_listed(shell, tmp_path):
+    from PIL import Image
+
+    for name in ("ant", "bee"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for k in range(10):
+            Image.new("L", (8, 8), 10 * k).save(tmp_path / "photos" / name / f"{k}.png")
+    (tmp_path / "photos" / "ant" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    code, _, err = shell("distill", "photos", "--method", "random", "--ipc", "1", "--out", "set")
+    assert code == 4 and "set.rejects.csv" in err and not Path("set").exists()
+    assert "3.png" in Path("set.rejects.csv").read_text()

@@ -7,9 +7,11 @@ import math
 import hypothesis.extra.numpy as arrays
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 
+from datadistill.errors import BadInput
 from datadistill.modalities import Tabular, of
 from datadistill.rng import rng
 from datadistill.spec import Spec
@@ -142,3 +144,13 @@ def test_augmentation_is_siamese_replayable_and_differentiable():
     assert torch.allclose(shift[0][kept[0] & kept[2]], shift[2][kept[0] & kept[2]], atol=1e-3)
     together.sum().backward()
     assert x.grad.isfinite().all()
+
+
+def test_rows_of_another_table_are_adopted_by_name_and_value():
+    ours = Tabular(Tabular.spec_of(torch.tensor([[0.0, 1.5], [1.0, 2.5], [-1.0, 3.5]]), [{"name": "kind", "values": ["a", "b"]}, {"name": "size", "integer": False}], ("x", "y"), "label"))
+    other = torch.tensor([[7.0, 0.0], [8.0, 2.0], [9.0, -1.0], [6.0, 1.0]])  # size first; c, b, gap, a
+    theirs = Tabular.spec_of(other, [{"name": "size", "integer": True}, {"name": "kind", "values": ["c", "a", "b"]}], ("x", "y"), "label")
+    assert ours.adopt(other, theirs).tolist() == [[-1.0, 7.0], [1.0, 8.0], [-1.0, 9.0], [0.0, 6.0]]
+    nameless = Tabular.spec_of(other[:, :1], [{"name": "size", "integer": True}], ("x", "y"), "label")
+    with pytest.raises(BadInput, match="kind"):
+        ours.adopt(other[:, :1], nameless)

@@ -90,13 +90,13 @@ def rows_of(syn: SyntheticSet) -> tuple[Rows, Any]:
 def same_space(artifact: Artifact, real: Real) -> Real:
     """The split as the artifact's modality reads it; refused where classes or shapes differ from the set's."""
     theirs, ours = real.modality.spec, artifact.spec
-    if theirs.classes != ours.classes or theirs.stored != ours.stored or theirs.modality != ours.modality:
+    if theirs.classes != ours.classes or theirs.modality != ours.modality:
         raise BadInput(
-            f"the data are {theirs.modality} {theirs.stored} of classes {', '.join(safe(c) for c in theirs.classes[:10])}",
-            f"as the set was distilled from: {ours.modality} {ours.stored} of classes {', '.join(safe(c) for c in ours.classes[:10])}",
+            f"the data are {theirs.modality} of classes {', '.join(safe(c) for c in theirs.classes[:10])}",
+            f"as the set was distilled from: {ours.modality} of classes {', '.join(safe(c) for c in ours.classes[:10])}",
             "--data with the source that the set stands for",
         )
-    return Real(real.stored, real.labels, artifact.modality)
+    return Real(artifact.modality.adopt(real.stored, theirs), real.labels, artifact.modality)
 
 
 def same_bytes(artifact: Artifact, train: Real) -> Tensor:

@@ -23,6 +23,7 @@ quiet_option = option("--quiet", "-q", is_flag=True, help="No progress and no me
 seed_option = option("--seed", type=int, default=0, help="Names every random draw, the split included.")
 device_option = option("--device", default="auto", help="auto, cpu, cuda or mps.")
 label_option = option("--label", help="The column of a table that holds the class.")
+flip_option = option("--flip/--no-flip", default=True, help="Whether a mirrored picture is still of its class; not for letters and digits.")
 side_option = option("--side", type=click.IntRange(4, 1024), help="Resize pictures to this many pixels a side.")
 out_option = option("--out", type=click.Path(path_type=Path), required=True, help="Where to write.")
 
@@ -48,6 +49,7 @@ def cli(ctx: click.Context, recipe: Path | None) -> None:
 @out_option
 @label_option
 @side_option
+@flip_option
 @option("--val", type=click.FloatRange(0, 0.5), default=0.1, help="Share of training data held out for choices, where no val split exists.")
 @option("--test", type=click.FloatRange(0, 0.9), default=0.2, help="Share held out for the verdict, where no test split exists.")
 @option("--license", help="Licence of the real data, carried into the card.")
@@ -93,7 +95,7 @@ def _job(ctx: click.Context, flags: dict[str, Any]):
 
     ipc, n_bytes = settings.parse_ipc(flags["ipc"]), settings.parse_bytes(flags["bytes"])
     given = {
-        "source": flags["source"], "label": flags["label"], "side": flags["side"], "val": flags["val"], "test": flags["test"], "seed": flags["seed"],
+        "source": flags["source"], "label": flags["label"], "side": flags["side"], "flip": flags["flip"], "val": flags["val"], "test": flags["test"], "seed": flags["seed"],
         "method": flags["method"], "preset": flags["preset"], "settings": settings.parse_settings(flags["set"]), "ipc": ipc, "size": flags["size"], "ratio": flags["ratio"],
         "bytes": n_bytes, "device": flags["device"],
     }  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from .. import modalities
 from ..errors import BadInput, UsageError
 from ..progress import Progress, Quiet
 from ..text import safe
@@ -28,12 +30,14 @@ def load(
     val: float = 0.1,
     test: float = 0.2,
     size: int | None = None,
+    flip: bool = True,
     progress: Progress | None = None,
 ) -> Data:
     """Read a source: "digits", a folder, an .npz, .csv, .tsv or .parquet file, hf:NAME, a saved datasets folder, arrays, tensors, a torch
     Dataset, a pandas frame.
 
     label      the label column of a table           size  make images squares of this side
+    flip       whether an image mirrored left to right is still of its class (augmentation asks)
     val, test  the share of the training split to set aside where the source has no such split, stratified, drawn by `seed`
 
     Raises BadInput (exit 4), among others `Unreadable`, with the list of items, if more than 1% cannot be read; UsageError (exit 2)
@@ -55,6 +59,8 @@ def load(
         parts |= dict(zip(wanted, raw.take(raw.parts.pop(found), list(wanted.values())), strict=True))
         labels |= {part: torch.from_numpy(numbers[found][rows]) for part, rows in wanted.items()}
     modality, stored = raw.finish(parts, classes)
+    if not flip:
+        modality = modalities.of(replace(modality.spec, facts={**modality.spec.facts, "flip": False}))
     reals = {part: Real(stored[part], labels[part], modality) for part in SPLITS}
     counts = {part: {classes[c]: int(n) for c, n in enumerate(real.counts)} for part, real in reals.items()}
     spec = modality.spec

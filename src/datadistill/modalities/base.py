@@ -63,6 +63,10 @@ class Modality(ABC):
         return mean.to(device), deviation.to(device)
 
     @abstractmethod
+    def adopt(self, stored: Tensor, spec: Spec) -> Tensor:
+        """Examples that were stored by another spec of this kind, as this one stores them; BadInput where that cannot be."""
+
+    @abstractmethod
     def noise(self, n: int, rng: torch.Generator) -> Tensor:
         """(n, *shape) of legal noise in network space."""
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import BadInput
 from ..spec import Spec
 from .base import Augmentation, Modality, Preview
 
@@ -51,6 +52,12 @@ class Image(Modality):
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         return tuple(torch.tensor(self.spec.facts[k], dtype=torch.float32).view(-1, 1, 1) for k in ("mean", "deviation"))
+
+    def adopt(self, stored: Tensor, spec: Spec) -> Tensor:
+        if (spec.stored, spec.facts["mode"]) != (self.spec.stored, self.spec.facts["mode"]):
+            got, want = (f"{s.facts['mode']} images of shape {s.stored}" for s in (spec, self.spec))
+            raise BadInput(got, f"{want}, as the set was distilled from", "the source that the set stands for, or --side with its size")
+        return stored
 
     def noise(self, n: int, rng: torch.Generator) -> Tensor:
         x = torch.randn((n, *self.spec.shape), generator=rng)

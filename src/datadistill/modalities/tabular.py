@@ -18,6 +18,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from ..errors import BadInput
 from ..spec import Spec
 from ..text import safe
 from .base import Augmentation, Modality, Preview
@@ -108,6 +109,23 @@ class Tabular(Modality):
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         return torch.tensor(self.spec.facts["mean"]), torch.tensor(self.spec.facts["deviation"])
+
+    def adopt(self, stored: Tensor, spec: Spec) -> Tensor:
+        """Columns are found by name, categories by value; a value that this spec does not know counts as missing."""
+        theirs = {c["name"]: k for k, c in enumerate(spec.facts["columns"])}
+        parts = []
+        for column in self.schema:
+            k = theirs.get(column["name"])
+            if k is None or ("values" in column) != ("values" in spec.facts["columns"][k]):
+                kind = "category" if "values" in column else "number"
+                raise BadInput(f"the table has no {kind} column {safe(column['name'])!r}", "the columns that the set was distilled from")
+            cells = stored[:, k]
+            if "values" in column:
+                code = {value: n for n, value in enumerate(column["values"])}
+                here = torch.tensor([code.get(v, -1) for v in spec.facts["columns"][k]["values"]] + [-1], dtype=stored.dtype)
+                cells = here[cells.long()]  # missing is -1, the last
+            parts.append(cells)
+        return torch.stack(parts, 1)
 
     def noise(self, n: int, rng: torch.Generator) -> Tensor:
         x = torch.randn((n, *self.spec.shape), generator=rng)
