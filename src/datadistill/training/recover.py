@@ -19,7 +19,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +29,9 @@ from .. import dist, nets
 from ..errors import UsageError
 from ..labels.views import box, look
 from ..match import batch_norm
+from ..modalities import Modality
 from ..nets.taps import Taps, batch_norms
 from ..run import Run
-from ..synthetic import SyntheticSet
 
 Crop = Callable[[float], float]
 """t in [0, 1), how far recovery is -> the least share of the area that a crop may have."""
@@ -153,6 +153,18 @@ def with_batch_norm(net: nets.Net) -> list[nn.Module]:
 # -- the engine -----------------------------------------------------------------------------------------------------------
 
 
+class Items(Protocol):
+    """S while it is being recovered: a SyntheticSet in pixels, of which x (n, *shape) is moved and y (n,) says the classes."""
+
+    x: nn.Parameter
+    y: Tensor
+    modality: Modality
+
+    def __len__(self) -> int: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Guide:
     """A frozen teacher in eval mode, and what its layers should say."""
@@ -184,7 +196,7 @@ Choice = Callable[[Unit, Tensor, Tensor], Sequence[Guide]]
 """(unit, its items as they begin (b, *shape), their classes (b,)) -> the teachers that it is shown to, in turn, a step each."""
 
 
-def recover(syn: SyntheticSet, units: Sequence[Unit], guides: Sequence[Guide], how: Recovery, run: Run, choose: Choice | None = None) -> None:
+def recover(syn: Items, units: Sequence[Unit], guides: Sequence[Guide], how: Recovery, run: Run, choose: Choice | None = None) -> None:
     """Move syn.x in place, unit by unit, each rank its share; units are shown to all guides in turn, or to those that are chosen for each."""
     targets = [guide.target for guide in guides]
     mine = run.share(units)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,18 @@ from torch import Tensor, nn
 from .. import dist, nets
 from ..labels import Labels, Soft
 from ..run import Run
-from ..synthetic import SyntheticSet
+from .recover import Items
 
 Kind = Literal["hard", "soft"]
 CHUNK = 64  # examples labelled together: part of what a label is made of, since it decides the last bits
+
+
+class Whole(Items, Protocol):
+    """S when it no longer changes."""
+
+    labels: Labels
+
+    def stored(self) -> Tensor: ...
 
 
 class Slate(nn.Module):
@@ -31,7 +39,7 @@ def logits(teachers: Sequence[nets.Net], x: Tensor) -> Tensor:
     return torch.stack([net(x).float() for net in teachers]).mean(0)
 
 
-def relabel(syn: SyntheticSet, teachers: Sequence[nets.Net], kind: Kind, run: Run) -> Labels:
+def relabel(syn: Whole, teachers: Sequence[nets.Net], kind: Kind, run: Run) -> Labels:
     """The labels of S as it is stored, each rank its share of the chunks. `syn` is saved with them: what came before is not needed again."""
     if kind == "hard":
         return syn.labels
