@@ -102,7 +102,7 @@ def session(example_data, monkeypatch) -> dict[str, str]:
         (example_data / "bin" / name).write_text(f'#!/bin/sh\nexec {target} "$@"\n')
         (example_data / "bin" / name).chmod(0o755)
     env = {k: v for k, v in os.environ.items() if not k.startswith("DATADISTILL_")}
-    env |= {"PATH": f"{example_data / 'bin'}:{env['PATH']}", "XDG_CACHE_HOME": str(example_data / ".cache"), "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+    env |= {"PATH": f"{example_data / 'bin'}:{env['PATH']}", "XDG_CACHE_HOME": str(example_data.parent / "cache"), "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(example_data)
