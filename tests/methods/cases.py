@@ -22,6 +22,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "dc": [{"iterations": 2, "outer": 2, "inner_epochs": 1, "width": 4, "real_batch": 8, "batch_train": 4}],
     "dsa": [{"iterations": 2, "outer": 2, "inner_epochs": 1, "width": 4, "real_batch": 4, "sampling": "representative"},
             {"iterations": 2, "width": 4, "real_batch": 4, "form": "multiform:2"}],
+    "idc": [{"iterations": 2, "inner": 2, "width": 4, "real_batch": 4, "synthetic_batch": 5, "net_examples": 9, "net_batch": 4}],
     "cafe": [{"iterations": 2, "rounds": 2, "width": 4, "real_batch": 4, "batch_train": 4, "augment": True}],
     "idm": [{"iterations": 3, "width": 4, "real_batch": 4, "queue": 4, "push_every": 2, "net_steps": 1}],
     "datadam": [{"iterations": 3, "width": 4, "real_batch": 4}],
@@ -40,5 +41,5 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "rded": [{"candidates": 3, "crops": 2, "factor": 2, **TAUGHT}, {"candidates": 3, "crops": 2, "labels": "hard", "net": "convnet", **TAUGHT}],
     "sre2l": [RECOVERED, {**RECOVERED, "labels": "hard", "init": "real"}],
     "cda": [RECOVERED],
-    "lpld": [RECOVERED],
+    "lpld": [{**RECOVERED, "labels": "views", "label_epochs": 3}],
 }

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from slow import PRECISIONS, agree, watch
 
 from datadistill import nets
 from datadistill.data.task import Task
 from datadistill.errors import UsageError
 from datadistill.match import gradient
 from datadistill.memory import Pieces
-from datadistill.methods import DC, DSA
+from datadistill.methods import DC, DSA, IDC
 from datadistill.methods.dc import match_classes
 from datadistill.methods.matching import Batches
 from datadistill.rng import rng
@@ -160,3 +161,47 @@ def test_a_net_with_batch_norm_is_refused():
         DC(net="resnet").check(TASKS["image"].modality)
     with pytest.raises(UsageError, match="grid|multiform"):
         replace(DC(), form="multiform:2").check(TASKS["tabular"].modality)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("distance", ["mse", "l1"])
+def test_idc_is_the_papers_loss(task, dtype, tolerance, distance, monkeypatch):
+    """Gradients of all weights but the head's and no biases, of the examples in each item's grid; then the net is trained on T."""
+    method = IDC(iterations=1, inner=1, width=3, real_batch=5, distance=distance, net_examples=6, chunk=3)
+    run = Run(3)
+    syn = SyntheticSet.init(task, "real", run.rng("init"), "multiform:2" if task.modality.name == "image" else "pixels").to(dtype)
+    theta = nets.build(task.modality.nets[0], task.spec, run.rng("theta", 0), width=3).to(dtype)
+    omega = task.modality.augment(run.rng("omega", 0), len(task.classes))
+    loss, named = 0.0, dict(theta.named_parameters())
+    y = syn.y.repeat_interleave(syn.each)
+    for c in task.classes:
+        real = task.train.draw(c, 5, run.rng("real", 0, c)).to(dtype)
+        own = syn.examples()[y == c]
+        sides = []
+        for x in (real, own):
+            c_ = torch.full((len(x),), c)
+            sides.append(torch.autograd.grad(F.cross_entropy(theta(omega(x, c_)), c_), list(named.values()), create_graph=True))
+        for name, a, b in zip(named, *sides, strict=True):
+            if a.ndim == 1 or name.startswith("head"):
+                continue
+            loss = loss + ((a.detach() - b).abs().sum() if distance == "l1" else (a.detach() - b).pow(2).sum())
+    agree(watch(method, task, 3, dtype, monkeypatch)[0], (loss.detach(), torch.autograd.grad(loss, syn.x)[0]), tolerance)
+
+
+def test_idcs_net_is_trained_on_t_as_torch_does(monkeypatch):
+    """Two steps of the method: the second matches in the net that SGD made of two batches of T; a fresh one comes after `inner`."""
+    task, run = TASKS["tabular"], Run(0)
+    method = IDC(iterations=2, inner=2, width=3, real_batch=5, net_examples=7, net_batch=4, augment=False, form="pixels", sampling="representative")
+    seen = []
+    monkeypatch.setattr(Batches, "draw", lambda self, step, net, pieces: seen.append([p.detach().clone() for p in net.parameters()]) or [])
+    method.distill(task, run)
+    theta = nets.build("mlp", task.spec, run.rng("theta", 0), width=3)
+    optimizer = torch.optim.SGD(theta.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    for rows in torch.randperm(len(task.train), generator=run.rng("net", 0))[:7].split(4):
+        optimizer.zero_grad()
+        F.cross_entropy(theta(task.train.read(rows)), task.train.labels[rows]).backward()
+        optimizer.step()
+    afresh = nets.build("mlp", task.spec, run.rng("theta", 1), width=3)
+    for ours, theirs in ((seen[1], theta), (seen[2], afresh)):
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, theirs.parameters(), strict=True))

@@ -26,9 +26,11 @@ class Pieces(Protocol):
 
 
 def weights(net: nn.Module, *, head: bool = True) -> list[nn.Parameter]:
-    """The weights that papers match: those with two axes or more, no biases and no norms; `head`: the last linear layer too."""
+    """The weights that papers match: those with two axes or more, no biases and no norms; without `head` the last linear layer is left
+    out, unless it is all that the net has."""
     last = getattr(net, "head", None)
-    return [p for p in net.parameters() if p.ndim > 1 and (head or last is None or p is not last.weight)]
+    matched = [p for p in net.parameters() if p.ndim > 1]
+    return matched if head or last is None or len(matched) == 1 else [p for p in matched if p is not last.weight]
 
 
 def distance(target: Sequence[Tensor], source: Sequence[Tensor], kind: Distance = "cosine") -> Tensor:

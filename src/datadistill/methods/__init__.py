@@ -21,6 +21,7 @@ from .el2n import EL2N
 from .forgetting import Forgetting
 from .ftd import FTD
 from .herding import Herding
+from .idc import IDC
 from .idm import IDM
 from .k_center import KCenter
 from .k_means import KMeans
@@ -35,7 +36,7 @@ from .selmatch import SelMatch
 from .sre2l import SRe2L
 from .tesla import TESLA
 
-BUILT_IN: tuple[type[Method], ...] = (Random, Herding, KCenter, KMeans, Forgetting, EL2N, DM, DC, DSA, CAFE, IDM, DataDAM, M3D, NCFM, MTT, TESLA, FTD, DATM, ATT, SelMatch, DD, RaTBPTT, ATBPTT, RDED, SRe2L, CDA, LPLD)
+BUILT_IN: tuple[type[Method], ...] = (Random, Herding, KCenter, KMeans, Forgetting, EL2N, DM, DC, DSA, IDC, CAFE, IDM, DataDAM, M3D, NCFM, MTT, TESLA, FTD, DATM, ATT, SelMatch, DD, RaTBPTT, ATBPTT, RDED, SRe2L, CDA, LPLD)
 
 
 def all_methods() -> dict[str, type[Method]]:
@@ -63,4 +64,4 @@ def get(name: str, **hyperparameters: object) -> Method:
         raise UsageError(f"{name}: {error}", f"hyper-parameters {', '.join(methods[name].hyperparameters()) or '(none)'}") from error
 
 
-__all__ = ["ATBPTT", "ATT", "BUILT_IN", "CAFE", "CDA", "DATM", "DC", "DD", "DM", "DSA", "DataDAM", "EL2N", "FTD", "Forgetting", "Herding", "IDM", "KCenter", "KMeans", "LPLD", "M3D", "MTT", "Method", "NCFM", "Paper", "RDED", "RaTBPTT", "Random", "SRe2L", "SelMatch", "TESLA", "all_methods", "coresets", "get"]
+__all__ = ["ATBPTT", "ATT", "BUILT_IN", "CAFE", "CDA", "DATM", "DC", "DD", "DM", "DSA", "DataDAM", "EL2N", "FTD", "Forgetting", "Herding", "IDC", "IDM", "KCenter", "KMeans", "LPLD", "M3D", "MTT", "Method", "NCFM", "Paper", "RDED", "RaTBPTT", "Random", "SRe2L", "SelMatch", "TESLA", "all_methods", "coresets", "get"]

@@ -57,7 +57,7 @@ class CAFE(Matching):
     beta: float = 0.01
     lambda_1: float = 0.04
     lambda_2: float = 0.03
-    rounds: int = 100
+    rounds: int = 20  # of either loop, at most
     lr_net: float = 0.01
     batch_train: int = 256
 

@@ -39,7 +39,7 @@ class M3D(Matching):
     paper: ClassVar = Paper(title="M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy", venue="AAAI 2024", arxiv="2312.15927")
 
     iterations: int = 10_000  # K
-    lr: float = 10.0  # eta
+    lr: float = 1.0  # eta, times the items of the largest class: an item's share of L goes down with their number
     momentum: float = 0.5
     form: str = "auto"  # multiform:2 where the data have a grid
     per_net: int = 10  # iterations with one network
@@ -47,7 +47,7 @@ class M3D(Matching):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = torch.optim.SGD(syn.parameters(), lr=self.lr, momentum=self.momentum)
+        optimizer = torch.optim.SGD(syn.parameters(), lr=self.lr * int(task.quota.max()), momentum=self.momentum)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
         items, y = own_items(task, run, syn)
 

@@ -1,0 +1,101 @@
+"""IDC: dataset condensation via efficient synthetic-data parameterization (Kim et al., ICML 2022).
+
+Algorithm 1, in the paper's letters:
+    repeat N_outer times
+        theta <- a fresh network
+        repeat M times
+            for each class c:   L_c = D(grad l(theta; A(T_c)), grad l(theta; A(f(S_c))))       f: each item is a grid of examples
+            S <- S - lambda grad_S sum_c L_c
+            theta <- theta - eta grad l(theta; A(T'))              on real examples T', so that it does not overfit S
+
+D is the squared difference of the gradients of all weights but the head's (l1 for grey pictures in the authors' code, where
+lambda is then 1e-4). DREAM (Liu et al., ICCV 2023) is this with sampling=representative and real_batch=128.
+
+Differences from the authors' code: every draw has a name; the classes' losses are summed for one step, where theirs steps after
+each class (the same but for momentum), and gradients are taken class by class; lambda is theirs times 16, since they move pixels
+in [0, 1] and this standardised ones (deviation about 1/4); A is one random operation of the modality's siamese augmentation,
+theirs colour, then crop, then cutout; theta is trained without CutMix; real examples go through the net in pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data.task import Task
+from ..match import gradient
+from ..run import Run
+from ..synthetic import SyntheticSet
+from .base import Paper
+from .dc import match_classes
+from .matching import Batches, Matching, descend, train
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class IDC(Matching):
+    """Match gradients in networks trained on T, of several examples kept in each stored item."""
+
+    name: ClassVar = "idc"
+    family: ClassVar = "gradient"
+    papers_form: ClassVar = "multiform:2"
+    paper: ClassVar = Paper(title="Dataset Condensation via Efficient Synthetic-Data Parameterization", venue="ICML 2022", arxiv="2205.14959")
+
+    iterations: int = 2000  # N_outer
+    inner: int = 100  # M
+    lr: float = 0.08  # lambda, for ten items per class and in proportion for others
+    momentum: float = 0.5
+    real_batch: int = 64
+    synthetic_batch: int = 128  # examples of a class at most, drawn at random
+    form: str = "auto"  # multiform:2 where the data have a grid (IDC); pixels is IDC-I
+    distance: gradient.Distance = "mse"
+    lr_net: float = 0.01  # eta
+    net_examples: int = 2000  # |T'|
+    net_batch: int = 64
+
+    def distill(self, task: Task, run: Run) -> SyntheticSet:
+        syn = self.start(task, run)
+        optimizer = torch.optim.SGD(syn.parameters(), lr=self.lr * int(task.quota.max()) / 10, momentum=self.momentum)
+        pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
+        theta = self.network(task, run, "theta", 0)
+        down = torch.optim.SGD(theta.parameters(), lr=self.lr_net, momentum=0.9, weight_decay=5e-4)
+
+        for step in run.steps(self.iterations * self.inner, syn, optimizer, theta, down, batches):
+            if step % self.inner == 0:
+                theta.load_state_dict(self.network(task, run, "theta", step // self.inner).state_dict())
+                down.state.clear()
+            omega = self.omega(task, run, "omega", step)
+
+            def losses(x: Tensor, c: Tensor, omega=omega) -> Tensor:
+                return F.cross_entropy(theta(omega(x, c)), c.to(x.device), reduction="sum")
+
+            x = syn.examples()
+            y = self._drawn(syn.example_labels().hard, run.rng("synthetic", step))
+            weights = gradient.weights(theta, head=False)
+            loss, pull = match_classes(batches.draw(step, theta, pieces), losses, x, y, weights, task, run, pieces, self.distance)
+            descend(run, optimizer, syn, x, loss, pull)
+            run.log(step, loss=loss / len(task.classes))
+            train(theta, self._real(task, run, step), down, pieces)
+        return syn
+
+    def _drawn(self, y: Tensor, rng: torch.Generator) -> Tensor:
+        """y, with -1 in the place of examples that sit this step out."""
+        y = y.clone()
+        for c in y.unique().tolist():
+            rows = (y == c).nonzero().squeeze(1)
+            y[rows[torch.randperm(len(rows), generator=rng)[self.synthetic_batch :]]] = -1
+        return y
+
+    def _real(self, task: Task, run: Run, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """T', in batches, each example augmented by itself."""
+        rows = torch.randperm(len(task.train), generator=run.rng("net", step))[: self.net_examples]
+        for k, batch in enumerate(rows.split(self.net_batch)):
+            x = task.train.read(batch).to(run.device)
+            if self.augment:
+                x = task.modality.augment(run.rng("shown", step, k), len(batch))(x, torch.arange(len(batch)))
+            yield x, task.train.labels[batch].to(run.device)
