@@ -118,6 +118,7 @@ class Run:
                 return  # a later loop had begun, and it saved all that it needs
             it, good = self._restore(state), state["good"]
             self._before, self._began = state["seconds"], time.perf_counter()
+            self.notes[:0] = state["notes"]  # what was to be told of the part before
             self.notes.append(f"resumed at step {it} of {n}")
         self.looping = True
         try:
@@ -229,7 +230,7 @@ class Run:
 
     def _copy(self, it: int) -> State:
         states = [_clone(s.state_dict()) for s in self.saved]
-        return {"begun": list(self._begun), "it": it, "saved": states, "curve": list(self.curve), "halvings": self._halvings, "flops": self.flops, "seconds": self.seconds}
+        return {"begun": list(self._begun), "it": it, "saved": states, "curve": list(self.curve), "halvings": self._halvings, "flops": self.flops, "seconds": self.seconds, "notes": list(self.notes)}
 
     def _restore(self, state: State) -> int:
         for target, kept in zip(self.saved, state["saved"], strict=True):
