@@ -21,8 +21,7 @@ from datadistill.rng import rng
 from datadistill.run import Run
 from datadistill.synthetic import SyntheticSet
 from datadistill.testing import tiny_tasks
-from datadistill.training.fit import Schedule
-from datadistill.training.pool import fresh, trained
+from datadistill.training.teachers import Squeeze, teacher, untrained
 
 TASKS = tiny_tasks()
 precision = pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
@@ -243,19 +242,19 @@ def test_mmd_is_a_distance_between_distributions():
 @both
 def test_ncfm_is_the_papers_loss(task, dtype, tolerance, chunk, monkeypatch):
     """Matching with complex numbers, and the calibration after it."""
-    method = NCFM(iterations=1, width=3, real_batch=5, chunk=chunk, nets_trained=2, epochs=1, frequencies=7, alpha=0.3, calibration=0.7)
+    method = NCFM(iterations=1, width=8, real_batch=5, chunk=chunk, nets_trained=2, epochs=1, frequencies=7, alpha=0.3, calibration=0.7)
     slow = Slow(method, task, 3, dtype)
     draw = slow.run.rng("draw", 0)
     member = int(torch.randint(2, (), generator=draw))
     l = torch.rand((), generator=draw).to(dtype)  # noqa: E741
-    how = {"net": method.net_for(task.modality), "width": 3}
+    which = {"net": method.net_for(task.modality), "width": 8, "member": member}
     with monkeypatch.context() as patch:
         if dtype is torch.float64:
             build, read = nets.build, type(task.train).read
             patch.setattr(nets, "build", lambda *a, **k: build(*a, **k).double())
             patch.setattr(type(task.train), "read", lambda self, rows: read(self, rows).double())
-        before = fresh(task.train, slow.run, "pool", member, **how)
-        after = trained(task.train, slow.run, "pool", member, schedule=Schedule(1), **how)
+        before = untrained(task.train, slow.run, **which)
+        after = teacher(task.train, slow.run, Squeeze(1, lr=0.01), **which)
     net = slow.net("any")
     with torch.no_grad():
         for p, a, b in zip(net.parameters(), before.parameters(), after.parameters(), strict=True):

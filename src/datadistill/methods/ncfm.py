@@ -32,8 +32,7 @@ from ..memory import Pieces
 from ..modalities import Augmentation
 from ..run import Run
 from ..synthetic import SyntheticSet
-from ..training.fit import Schedule
-from ..training.pool import epochs, fresh, trained
+from ..training.teachers import Squeeze, teacher, untrained
 from .base import Paper
 from .m3d import per_class
 from .matching import Batches, Matching, descend, own_items
@@ -88,9 +87,9 @@ class NCFM(Matching):
 
     def _member(self, task: Task, run: Run, k: int) -> tuple[Tensor, Tensor]:
         """(theta_0, theta_1) of the k-th of the pool, as vectors."""
-        how = {"net": self.net_for(task.modality), "width": self.width}
-        after = trained(task.train, run, "pool", k, schedule=Schedule(epochs(task.train, self.epochs), augment=self.augment), **how)
-        before = fresh(task.train, run, "pool", k, **how)
+        which = {"net": self.net_for(task.modality), "width": self.width, "member": k}
+        after = teacher(task.train, run, Squeeze(self.epochs, lr=0.01, augment=self.augment), **which)
+        before = untrained(task.train, run, **which)
         return tuple(nn.utils.parameters_to_vector(net.parameters()).detach() for net in (before, after))
 
     def _match(self, real: list[tuple[int, Tensor]], theta: nets.Net, t: Tensor, omega: Augmentation, x: Tensor, y: Tensor, task: Task, run: Run,

@@ -66,13 +66,18 @@ def teacher(real: Real, run: Run, how: Squeeze, *, net: str, width: int | None =
     return Teacher(real, run, how, net, width, member, val).train()
 
 
+def untrained(real: Real, run: Run, *, net: str, width: int | None = None, member: int = 0) -> nets.Net:
+    """The same teacher before its first step."""
+    return narrow(net, real.modality.spec, width, run.rng("teacher", net, member)).to(run.device)
+
+
 class Teacher:
     """One teacher in the making; see `teacher`."""
 
     def __init__(self, real: Real, run: Run, how: Squeeze, family: str, width: int | None, member: int, val: Real | None):
         self.real, self.run, self.how, self.member, self.val = real, run, how, member, val
         self.family, self.width = family, width
-        self.net = narrow(family, real.modality.spec, width, run.rng("teacher", family, member)).to(run.device)
+        self.net = untrained(real, run, net=family, width=width, member=member)
         self.size = min(how.batch, len(real))
         self.per_epoch = max(1, len(real) // self.size)
         self.block = -(-how.epochs // BLOCKS)
