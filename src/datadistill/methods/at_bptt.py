@@ -40,6 +40,7 @@ GAINS = {1: (1.5, 0.15), 2: (1.0, 0.125)}  # stage: it ends where the accuracy g
 class ATBPTT(Truncated):
     """Backpropagate the real loss through a window that is placed where training on S has large gradients."""
 
+    quick: ClassVar = {"iterations": 100, "total": 60, "window": 20, "real_batch": 256, "width": 16, "lr": 0.01}
     name: ClassVar = "at-bptt"
     paper: ClassVar = Paper(title="When Random Is Not Enough: Exploring Automatic Truncated Optimization for Dataset Distillation", venue="NeurIPS 2025")
     may_be_zero: ClassVar = frozenset({"reach"})

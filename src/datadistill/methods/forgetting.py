@@ -70,7 +70,7 @@ class Forgetting(Method):
             logits, y = net(real.read(rows).to(run.device)), real.labels[rows]
             events.see(rows, logits.argmax(1).cpu() == y)
             loss = F.cross_entropy(logits, y.to(run.device))
-            run.descend(optimizer, loss)
+            run.descend(optimizer, loss, alone=True)
             run.log(it, loss=loss)
         return events
 

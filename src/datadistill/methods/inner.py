@@ -85,14 +85,19 @@ class Inner(Method):
 
 
 class Rate(nn.Module):
-    """alpha, one or several step sizes that are learned as logarithms and so stay positive; slopes are cut off, so that one bad step cannot end it."""
+    """alpha, one or several step sizes that are learned as logarithms and so stay positive: between 1e-5 and 1, or where they began.
+
+    Slopes are cut off, so that one bad step cannot end it.
+    """
 
     def __init__(self, alpha: float, *shape: int, steepest: float = 5.0):
         super().__init__()
         self.log = nn.Parameter(torch.full(shape, math.log(alpha)))
         self.log.register_hook(lambda slope: slope.clamp(-steepest, steepest))
+        self.range = math.log(min(alpha, 1e-5)), math.log(max(alpha, 1.0))
 
     def forward(self) -> Tensor:
+        self.log.data.clamp_(*self.range)  # where the last descent may have left it
         return self.log.exp()
 
 
@@ -108,11 +113,11 @@ def average(run: Run, n: int, optimizer: torch.optim.Optimizer, one: Callable[[i
     def backward() -> Tensor:
         for p in (p for group in optimizer.param_groups for p in group["params"]):
             p.grad = torch.zeros_like(p)
-        total = torch.zeros((), device=run.device)
+        total = torch.zeros((), dtype=torch.float64)
         for k in run.share(range(n)):
             loss = one(k) / n
             loss.backward()
-            total += loss.detach()
+            total += loss.detach().cpu()
         return total
 
     return backward

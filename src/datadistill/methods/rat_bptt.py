@@ -72,6 +72,7 @@ class RaTBPTT(Truncated):
 
     name: ClassVar = "rat-bptt"
     paper: ClassVar = Paper(title="Embarrassingly Simple Dataset Distillation", venue="ICLR 2024", arxiv="2311.07025")
+    quick: ClassVar = {"iterations": 100, "total": 60, "window": 20, "real_batch": 256, "width": 16, "lr": 0.01}
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn, keep = self.begin(task, run), self.keep(run)
