@@ -95,8 +95,8 @@ def example_data(tmp_path) -> Path:
 
 
 @pytest.fixture
-def session(example_data, monkeypatch) -> dict[str, str]:
-    """The environment of a session: `datadistill` and `python` are this checkout's, at a tiny scale."""
+def session(example_data, monkeypatch) -> Iterator[dict[str, str]]:
+    """The environment of a session: `datadistill` and `python` are this checkout's; the first, and this process, at a tiny scale."""
     (example_data / "bin").mkdir()
     for name, target in (("datadistill", f'"{sys.executable}" "{Path(tiny.__file__)}"'), ("python", f'"{sys.executable}"')):
         (example_data / "bin" / name).write_text(f'#!/bin/sh\nexec {target} "$@"\n')
@@ -106,21 +106,9 @@ def session(example_data, monkeypatch) -> dict[str, str]:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(example_data)
-    return env
-
-
-@pytest.fixture(autouse=True, scope="module")
-def shrunk() -> Iterator[None]:
-    """This process at a tiny scale too, and back."""
-    from datadistill.evaluate import protocol
-    from datadistill.methods import BUILT_IN
-
-    before = {m: dict(m.__init__.__kwdefaults__ or {}) for m in BUILT_IN}, dict(protocol.PROTOCOLS)
-    tiny.shrink()
-    yield
-    for method, defaults in before[0].items():
-        (method.__init__.__kwdefaults__ or {}).update(defaults)
-    protocol.PROTOCOLS.update(before[1])
+    undo = tiny.shrink()
+    yield env
+    undo()
 
 
 def run(command: str, env: dict[str, str]) -> tuple[int, str]:

@@ -77,8 +77,11 @@ def methods_each() -> Iterator[str]:
         notes = inspect.getdoc(sys.modules[m.__module__]) or ""
         yield from ("```text", notes, "```", "")
         comments, hints = field_comments(m), get_type_hints(m)
-        rows = [[f"`{f.name}`", f"`{f.default}`", kind(hints[f.name]), comments.get(f.name, "")] for f in fields(m)]
-        yield from table(["hyper-parameter", "default", "type", ""], rows) if rows else ["No hyper-parameters."]
+        rows = [[f"`{f.name}`", f"`{f.default}`", f"`{m.quick[f.name]}`" if f.name in m.quick else "", kind(hints[f.name]), comments.get(f.name, "")] for f in fields(m)]
+        if not m.quick:
+            rows = [[name, default, *rest] for name, default, _, *rest in rows]
+        head = ["hyper-parameter", "default", *(["quick"] if m.quick else []), "type", ""]
+        yield from table(head, rows) if rows else ["No hyper-parameters."]
     yield ""
 
 
@@ -100,7 +103,7 @@ def commands_each() -> Iterator[str]:
         rows = []
         for p in command.params:
             if isinstance(p, click.Option) and not p.hidden:
-                flag = ", ".join(f"`{o}`" for o in sorted(p.opts, key=len, reverse=True))
+                flag = ", ".join(f"`{o}`" for o in [*sorted(p.opts, key=len, reverse=True), *p.secondary_opts])
                 default = "" if p.is_flag or p.default in (None, ()) or not isinstance(p.default, (int, float, str)) else f"`{p.default}`"
                 choices = " One of " + ", ".join(p.type.choices) + "." if isinstance(p.type, click.Choice) else ""
                 rows.append([flag, default, f"`{p.envvar}`" if p.envvar else "", (p.help or "").replace("  [default: 10]", " 10 if no budget is given.") + choices])
