@@ -48,6 +48,7 @@ class CAFE(Matching):
     name: ClassVar = "cafe"
     family: ClassVar = "distribution"
     paper: ClassVar = Paper(title="CAFE: Learning to Condense Dataset by Aligning Features", venue="CVPR 2022", arxiv="2203.01531")
+    quick: ClassVar = {"iterations": 20, "rounds": 10, "width": 32, "real_batch": 64, "init": "real"}
 
     iterations: int = 2000  # K
     lr: float = 0.1  # eta

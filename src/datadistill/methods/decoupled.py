@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 from .. import nets
 from ..data.task import Task
 from ..errors import UsageError
+from ..labels import Objective
 from ..modalities import Modality
 from ..run import Run
 from ..training.recover import Recovery
-from ..training.relabel import Kind
+from ..training.relabel import Kind, Relabel
 from ..training.teachers import Squeeze, teacher
 from .base import Method
 
@@ -24,12 +25,15 @@ class Decoupled(Method):
     needs: ClassVar = frozenset({"continuous", "grid"})
     scales_over: ClassVar = "items"
     statistics: ClassVar[bool] = True  # of batch norm are looked at
+    quick: ClassVar = {"epochs": 10, "width": 16}
 
     net: str = "auto"  # phi, the teacher; auto: the modality's first with batch norm
     width: int | None = None  # of phi; none: the family's own
     epochs: int = 60  # of training phi
     teacher_lr: float | None = None  # none: 0.1, SGD with momentum
-    labels: Kind = "soft"  # hard, or the teacher's logits of each stored example
+    labels: Kind = "soft"  # hard; soft: the teacher's logits of each stored example; views: of each view that a student is shown
+    label_epochs: int = 20  # views of each example that are labelled; a student that trains longer sees them again
+    label_crop: float = 0.08  # the least share of the area that such a view is cropped to; it is also flipped and mixed with another
 
     def check(self, modality: Modality) -> None:
         super().check(modality)
@@ -51,11 +55,16 @@ class Decoupled(Method):
         how = Squeeze(epochs=self.epochs, lr=self.teacher_lr)
         return teacher(task.train, run, how, net=self.net_for(task.modality), width=self.width, member=member)
 
+    def labelling(self, task: Task, objective: Objective | None = None) -> Relabel:
+        """Who writes the labels; objective: the loss of a student that is shown views, none: KL at temperature 20."""
+        return Relabel(self.labels, self.label_epochs, self.label_crop, may_flip(task), objective=objective or Objective())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recovered(Decoupled):
     """One whose items are moved by gradients. Abstract: the hyper-parameters that all of these have."""
 
+    quick: ClassVar = {"iterations": 200, "epochs": 10, "width": 16}
     iterations: int
     lr: float
     r: float  # the weight of the statistics

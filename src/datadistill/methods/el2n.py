@@ -43,7 +43,7 @@ class EL2N(Method):
     keep: Keep = "hardest"  # the paper's; at a few items per class easiest is the better one
     repeats: int = 3  # K, networks that scores are averaged over
     net: str = "auto"
-    width: int = 32
+    width: int = 16
     steps: int = 200  # t, of training each
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:

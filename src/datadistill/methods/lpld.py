@@ -43,5 +43,5 @@ class LPLD(Recovered):
         syn = SyntheticSet.init(task, self.init, run.rng("init")).to(run.device)
         target = ByClass(phi, class_moments(phi, task.train, run), self.first)
         recover(syn, within(syn.y), [Guide(phi, target)], self.recovery(task, crop=constant(self.crop)), run)
-        syn.labels = relabel(syn, [phi], self.labels, run)
+        syn.labels = relabel(syn, [phi], self.labelling(task), run)
         return syn

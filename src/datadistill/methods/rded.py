@@ -56,7 +56,7 @@ class RDED(Decoupled):
         phi = self.teacher(task, run)
         x = per_class(task, run, torch.zeros((len(task.labels), *task.spec.shape)), lambda c: self.mosaics(task, run, phi, c))
         syn = SyntheticSet(x, Hard(task.labels, len(task.classes)), task.modality, originals=True).to(run.device)
-        syn.labels = relabel(syn, [phi], self.labels, run)
+        syn.labels = relabel(syn, [phi], self.labelling(task), run)
         return syn
 
     def mosaics(self, task: Task, run: Run, phi: nets.Net, c: int) -> Tensor:

@@ -48,5 +48,5 @@ class SRe2L(Recovered):
         syn = SyntheticSet.init(task, self.init, run.rng("init")).to(run.device)
         how = self.recovery(task, crop=constant(self.crop))
         recover(syn, across(syn.y), [Guide(phi, Running(phi, self.first))], how, run)
-        syn.labels = relabel(syn, [phi], self.labels, run)
+        syn.labels = relabel(syn, [phi], self.labelling(task), run)
         return syn
