@@ -13,6 +13,7 @@ from ..errors import BadInput, DistillError, Resources, UsageError
 from ..progress import Progress, stderr_progress
 from ..text import duration, safe, size
 from . import settings
+from .experts import experts
 from .settings import option
 from .signals import Stop
 
@@ -35,6 +36,9 @@ out_option = option("--out", type=click.Path(path_type=Path), required=True, hel
 def cli(ctx: click.Context, recipe: Path | None) -> None:
     """Make a small data set that trains models nearly as well as the big one, and say honestly whether it does."""
     ctx.default_map = settings.from_recipe(recipe, cli.commands)
+
+
+cli.add_command(experts)
 
 
 @cli.command()

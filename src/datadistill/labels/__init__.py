@@ -1,5 +1,20 @@
-"""What the synthetic examples are labelled with: `targets(indices, epoch, view)` is all a student asks."""
+"""What the synthetic examples are labelled with: `targets(indices, epoch, view)`, and for labels of views also what to show with them."""
 
-from .base import Hard, Labels, Repeated, Soft, of
+from __future__ import annotations
 
-__all__ = ["Hard", "Labels", "Repeated", "Soft", "of"]
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from . import augmented, base
+from .augmented import Augmented, Objective, Replay, record
+from .base import Hard, Labels, Repeated, Soft
+from .views import Views
+
+
+def of(tensors: Mapping[str, Tensor], classes: int) -> Labels:
+    """The labels that `tensors()` wrote; BadInput for what it cannot have written."""
+    return augmented.of(tensors, classes) if "about" in tensors else base.of(tensors, classes)
+
+
+__all__ = ["Augmented", "Hard", "Labels", "Objective", "Repeated", "Replay", "Soft", "Views", "of", "record"]

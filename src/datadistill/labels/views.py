@@ -11,7 +11,7 @@ that fit (log-uniform, 3/4 to 4/3 of the example's own shape), where theirs are 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -68,6 +68,12 @@ class Views:
             boxes[:, :4].float(), boxes[:, 4] > 0, torch.tensor(partner, dtype=torch.long), others[:, :4].float(), others[:, 4] > 0,
             holes.long(), (1 - area / math.prod(sides)).float(),
         )  # fmt: skip
+
+    def of(self, read: Callable[[Tensor], Tensor], rows: Tensor, epochs: Tensor, n: int) -> Tensor:
+        """(k, channels, height, width) those views; read(rows) gives examples as they are."""
+        x = read(rows)
+        drawn = self.draw(rows, epochs, n, x.shape[2:])
+        return show(x, read(drawn.partner) if self.mix != "none" else x, drawn)
 
 
 def box(u: Sequence[float], least: float) -> tuple[float, float, float, float]:

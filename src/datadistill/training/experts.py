@@ -11,7 +11,7 @@ Experts are trained in turn, shared over ranks.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -64,13 +64,11 @@ class Experts:
     def _build(self, k: int) -> nets.Net:
         return narrow(self.family, self.real.modality.spec, self.width, self.run.rng("expert", k))
 
-    def bytes(self, epochs: int) -> int:
-        """On the disk, for snapshots 0..epochs of every expert: whole blocks."""
-        return self.count * blocks(epochs) * BLOCK * len(self.net) * 4
-
-    def steps(self, epochs: int) -> int:
-        """Training steps that all of them take."""
-        return self.count * (blocks(epochs) * BLOCK - 1) * -(-len(self.real) // self.teaching.batch)
+    def missing(self, epochs: int, has: Callable[[str, str], bool]) -> tuple[int, int]:
+        """(bytes on the disk, training steps) of what has(name, key) does not know of snapshots 0..epochs: whole blocks."""
+        new = [block for k in range(self.count) for block in range(blocks(epochs)) if not has("expert", self._key(k, block))]
+        steps = sum(BLOCK - (block == 0) for block in new) * -(-len(self.real) // self.teaching.batch)
+        return len(new) * BLOCK * len(self.net) * 4, steps
 
     def reach(self, epochs: int) -> float:
         """The sum of the rates of so many epochs' steps."""
@@ -99,9 +97,11 @@ class Experts:
         t = starts[int(torch.randint(len(starts), (), generator=rng))]
         return self.at(k, t), self.at(k, t + length)
 
+    def _key(self, k: int, block: int) -> str:
+        return content_key(self.real, self.run, net=[self.family, self.net.shapes], teaching=asdict(self.teaching), expert=k, block=[block, BLOCK])
+
     def _entry(self, k: int, block: int) -> dict[str, Tensor]:
-        key = content_key(self.real, self.run, net=[self.family, self.net.shapes], teaching=asdict(self.teaching), expert=k, block=[block, BLOCK])
-        return self.run.cached("expert", key, lambda: self._train(k, block))
+        return self.run.cached("expert", self._key(k, block), lambda: self._train(k, block))
 
     def _train(self, k: int, block: int) -> dict[str, Tensor]:
         """theta (BLOCK, P): snapshots of epochs block * BLOCK and on; velocity (P,) at the last, if there is momentum."""

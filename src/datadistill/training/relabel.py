@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .. import dist, nets
-from ..labels import Labels, Soft
+from ..labels import Labels, Objective, Soft, Views, record
 from ..run import Run
 from .recover import Items
 
-Kind = Literal["hard", "soft"]
+Kind = Literal["hard", "soft", "views"]
 CHUNK = 64  # examples labelled together: part of what a label is made of, since it decides the last bits
+
+
+@dataclass(frozen=True)
+class Relabel:
+    """hard: the class alone; soft: the teachers' logits of each example; views: their logits of each view of it that a student is shown.
+
+    epochs, crop, flip, mix, objective   of views: how many of each example, how they are drawn (`labels.Views`), and the student's loss
+    """
+
+    kind: Kind = "soft"
+    epochs: int = 20
+    crop: float = 0.08
+    flip: bool = True
+    mix: Literal["cutmix", "none"] = "cutmix"
+    objective: Objective = field(default_factory=Objective)
 
 
 class Whole(Items, Protocol):
@@ -39,14 +55,24 @@ def logits(teachers: Sequence[nets.Net], x: Tensor) -> Tensor:
     return torch.stack([net(x).float() for net in teachers]).mean(0)
 
 
-def relabel(syn: Whole, teachers: Sequence[nets.Net], kind: Kind, run: Run) -> Labels:
+def relabel(syn: Whole, teachers: Sequence[nets.Net], how: Relabel, run: Run) -> Labels:
     """The labels of S as it is stored, each rank its share of the chunks. `syn` is saved with them: what came before is not needed again."""
-    if kind == "hard":
+    if how.kind == "hard":
         return syn.labels
-    slate = Slate(len(syn), len(syn.modality.spec.classes))
-    chunks, stored = run.share(torch.arange(len(syn)).split(CHUNK)), None
-    for k in run.steps(len(chunks), syn, slate, label="labelling"):
+    n, classes, sides = len(syn), len(syn.modality.spec.classes), syn.modality.spec.shape[1:]
+    views = Views(run.seed, how.crop, how.flip, how.mix) if how.kind == "views" else None
+    epochs = how.epochs if views else 1
+    slate = Slate(epochs, n, classes)
+    work = run.share([(epoch, rows) for epoch in range(epochs) for rows in torch.arange(n).split(CHUNK)])
+    stored: Tensor | None = None
+
+    def read(rows: Tensor) -> Tensor:
+        return syn.modality.read(stored[rows]).to(run.device)
+
+    for k in run.steps(len(work), syn, slate, label="labelling"):
         stored = syn.stored() if stored is None else stored  # not before the loop, which may bring another S from a snapshot
-        slate.logits[chunks[k]] = logits(teachers, syn.modality.read(stored[chunks[k]]).to(run.device)).cpu().half()
+        epoch, rows = work[k]
+        x = views.of(read, rows, torch.full_like(rows, epoch), n) if views else read(rows)
+        slate.logits[epoch, rows] = logits(teachers, x).cpu().half()
     dist.sum_([slate.logits])
-    return Soft(slate.logits, syn.y)
+    return record(syn.y, slate.logits, views, tuple(sides), how.objective) if views else Soft(slate.logits[0], syn.y)
