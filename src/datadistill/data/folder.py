@@ -168,6 +168,7 @@ def _has_images(folder: Path) -> bool:
 
 
 def data_files(folder: Path) -> list[Path]:
+    """Files in it that are a source by themselves."""
     return sorted(f for f in folder.iterdir() if f.suffix.lower() in (".npz", ".csv", ".tsv", ".parquet", ".arrow"))
 
 
