@@ -43,7 +43,9 @@ def test_distill_verify_report_export_inspect(shell):
     assert shell("verify", "set")[0] == 0
     assert json.loads(shell("verify", "set", "--json")[1]) == {"ok": True, "problems": []}
     assert "set/report.html" in shell("report", "set")[1]
-    assert shell("export", "set", "--to", "npz", "--out", "set.npz")[0] == 0
+    assert json.loads(shell("report", "set", "--json")[1]) == {"page": "set/report.html"}
+    assert json.loads(shell("export", "set", "--to", "npz", "--out", "set.npz", "--dry-run", "--json")[1])["dry_run"] and not Path("set.npz").exists()
+    assert json.loads(shell("export", "set", "--to", "npz", "--out", "set.npz", "--json")[1])["items"] == 20
     assert np.load("set.npz", allow_pickle=False)["x_train"].shape == (20, 8, 8)
     assert json.loads(shell("inspect", "set.npz", "--json", "-q")[1])["modality"] == json.loads(Path("set/manifest.json").read_text())["spec"]["modality"]
 

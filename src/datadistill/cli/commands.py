@@ -213,7 +213,8 @@ def verify(artifact: Path, as_json: bool) -> None:
 @cli.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Write the page there instead of into the artifact.")
-def report(artifact: Path, out: Path | None) -> None:
+@json_option
+def report(artifact: Path, out: Path | None, as_json: bool) -> None:
     """Write ARTIFACT's page again and print where it lies."""
     from .. import api, store
 
@@ -227,7 +228,7 @@ def report(artifact: Path, out: Path | None) -> None:
         raise UsageError("a zip is not written into", "--out FILE", "--out report.html")
     else:
         store.write_file(out, loaded.files["report.html"])
-    click.echo(safe(out, 4096))
+    click.echo(json.dumps({"page": safe(out, 4096)}) if as_json else safe(out, 4096))
 
 
 @cli.command()
@@ -235,7 +236,8 @@ def report(artifact: Path, out: Path | None) -> None:
 @option("--to", required=True, help="imagefolder, npz, parquet, csv or hf.")
 @out_option
 @click.option("--dry-run", is_flag=True, help="Read the artifact and say what would be written.")
-def export(artifact: Path, to: str, out: Path, dry_run: bool) -> None:
+@json_option
+def export(artifact: Path, to: str, out: Path, dry_run: bool, as_json: bool) -> None:
     """Write ARTIFACT in a form that other tools read."""
     from ..synthetic.artifact import Artifact
     from ..synthetic.export import FORMATS
@@ -244,10 +246,12 @@ def export(artifact: Path, to: str, out: Path, dry_run: bool) -> None:
     if to not in FORMATS:
         raise UsageError(f"no export format {safe(to)!r}", f"one of {', '.join(FORMATS)}")
     loaded = Artifact.load(artifact)
-    if dry_run:
-        click.echo(f"would write {len(loaded)} items as {to} to {safe(out, 4096)}")
+    if not dry_run:
+        write(loaded, to, out)
+    if as_json:
+        click.echo(json.dumps({"out": safe(out, 4096), "format": to, "items": len(loaded), "dry_run": dry_run}))
     else:
-        click.echo(safe(write(loaded, to, out), 4096))
+        click.echo(f"would write {len(loaded)} items as {to} to {safe(out, 4096)}" if dry_run else safe(out, 4096))
 
 
 @cli.command()
