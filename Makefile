@@ -20,8 +20,9 @@ demo: .venv/.installed
 	$(bin)/datadistill evaluate demo/digits --data digits --protocol quick
 	@echo "The report: $(CURDIR)/demo/digits/report.html"
 
+# One thread: the tests' tensors are tiny, and some start several processes at once.
 test: .venv/.installed
-	$(bin)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest $(ARGS)
 
 lint: .venv/.installed
 	$(bin)/ruff check src tests tools examples

@@ -275,7 +275,7 @@ def card(artifact: Artifact) -> str:
     }
     yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
     mark = {"\\": "\\\\", "`": "'", "|": "\\|", "<": "&lt;", ">": "&gt;", "[": "\\[", "]": "\\]", "*": "\\*", "_": "\\_"}
-    name = lambda text: "".join(mark.get(ch, ch) for ch in safe(text))  # noqa: E731
+    name = lambda text: "".join(mark.get(ch, ch) for ch in safe(text, 500))  # noqa: E731
     classes = "\n".join(f"| {name(c)} | {int(n)} |" for c, n in zip(spec.classes, artifact.manifest["budget"]["per_class"], strict=True))
     warning = "\n**Contains originals**: these are real examples, selected, not synthesised.\n" if about.get("contains_originals") else ""
     loading = "\n\n".join(f"{kind}:\n\n```python\n{code}\n```" for kind, code in loading_code(artifact).items())
