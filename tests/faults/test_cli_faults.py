@@ -31,7 +31,7 @@ def slow(self, *args, **kwargs):
         yield it
 run.Run.steps = slow
 """
-DM = ("--method", "dm", "--ipc", 1, "--set", f"iterations={STEPS}", "--set", "width=8", "--set", "real_batch=8")
+DM = ("--preset", "paper", "--method", "dm", "--ipc", 1, "--set", f"iterations={STEPS}", "--set", "width=8", "--set", "real_batch=8")
 
 
 @pytest.fixture(scope="module")
