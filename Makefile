@@ -1,6 +1,8 @@
 # Two commands: `make demo` and `make test`. Both set up .venv first; nothing outside this folder is touched.
 
 bin := .venv/bin
+# Threads that wait sleep: spinning ones take the cores from each other where other work runs.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help demo test lint docs lock clean
 
