@@ -14,8 +14,10 @@ from ..progress import Progress, stderr_progress
 from ..text import duration, safe, size
 from . import settings
 from .experts import experts
+from .labels import labels
 from .settings import option
 from .signals import Stop
+from .teacher import teacher
 
 SOURCE_HELP = "A folder of pictures, an .npz, .csv, .tsv or .parquet file, hf:NAME, or digits."
 
@@ -39,6 +41,8 @@ def cli(ctx: click.Context, recipe: Path | None) -> None:
 
 
 cli.add_command(experts)
+cli.add_command(labels)
+cli.add_command(teacher)
 
 
 @cli.command()

@@ -127,8 +127,7 @@ class Cache:
 
         A damaged file is made again; where nothing can be written, it is made every time.
         """
-        prefix = f"{re.sub('[^A-Za-z0-9_.-]', '_', name)[:60]}-{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:32]}"
-        folder = cache_folder()
+        folder, prefix = cache_folder(), _prefix(name, key)
         for file in sorted(folder.glob(f"{prefix}-*.safetensors")) if folder else ():
             if (data := _whole(file)) is not None:
                 return from_bytes(data)
@@ -144,9 +143,20 @@ class Cache:
             self._note(f"not kept in the cache: {getattr(error, 'got', error)}")
         return from_bytes(data)
 
+    @staticmethod
+    def has(name: str, key: str) -> bool:
+        """Whether `cached` would find a file, which may turn out to be damaged."""
+        folder = cache_folder()
+        return folder is not None and any(folder.glob(f"{_prefix(name, key)}-*.safetensors"))
+
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
+
+
+def _prefix(name: str, key: str) -> str:
+    """How the names of a cached file begin."""
+    return f"{re.sub('[^A-Za-z0-9_.-]', '_', name)[:60]}-{hashlib.sha256(f'{name}/{key}'.encode()).hexdigest()[:32]}"
 
 
 def _whole(file: Path) -> bytes | None:
