@@ -195,7 +195,9 @@ class Run:
             hit, began, flops = False, time.perf_counter(), self.flops
             self._aside += 1
             try:
-                return {**make(), COST: torch.tensor([time.perf_counter() - began, self.flops - flops], dtype=torch.float64)}
+                with torch.enable_grad():  # whatever the caller is in the middle of
+                    kept = make()
+                return {**kept, COST: torch.tensor([time.perf_counter() - began, self.flops - flops], dtype=torch.float64)}
             finally:
                 self._aside -= 1
 
