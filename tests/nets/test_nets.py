@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from datadistill import nets
 from datadistill.errors import UsageError
 from datadistill.nets.pool import Halve

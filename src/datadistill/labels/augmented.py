@@ -38,11 +38,6 @@ class Objective:
     temperature: float = 20.0  # of kl and hald
     gamma: float = 0.1  # of mse_ce and gift
 
-    @property
-    def whole(self) -> bool:
-        """Whether it needs a logit of every class."""
-        return self.name in ("mse_ce", "gift")
-
     def __call__(self, logits: Tensor, z: Tensor, h: Tensor | None, at: float) -> Tensor:
         if h is None:
             return losses.kl(logits, z, self.temperature)
@@ -61,8 +56,6 @@ class Augmented(Labels):
     def __init__(self, hard: Tensor, codec: Codec, views: Views, recorded: int, kept: int, sides: tuple[int, int], objective: Objective | None = None):
         self.hard, self.codec, self.views, self.recorded, self.kept = hard.long(), codec, views, recorded, kept
         self.sides, self.objective, self.classes = tuple(sides), objective or Objective(), codec.classes
-        if self.objective.whole and not codec.whole:
-            raise UsageError(f"the loss {self.objective.name} of labels kept as {codec}", "logits of every class", "fp16, int8 or codes256, or the loss kl")
         if len(codec) != kept * len(hard):
             raise BadInput(f"{len(codec)} labels of views", f"{kept} for each of {len(hard)} examples")
 
@@ -130,8 +123,6 @@ class Augmented(Labels):
     def encoded(self, codec: type[Codec], setting: int = 0, *, seed: int = 0) -> Augmented:
         """The same views, their logits kept by another codec."""
         whole = self.codec.decode(torch.arange(len(self.codec)))
-        if not self.codec.whole and codec.whole:
-            raise UsageError(f"labels kept as {self.codec}, to be kept as {codec.name}", "the logits of every class, which are gone", "the labels as they were recorded")
         return Augmented(self.hard, codec.encode(whole, setting, seed), self.views, self.recorded, self.kept, self.sides, self.objective)
 
     def compressed(self, to: str, *, seed: int = 0) -> Augmented:

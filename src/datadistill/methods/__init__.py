@@ -25,6 +25,8 @@ from .idc import IDC
 from .idm import IDM
 from .k_center import KCenter
 from .k_means import KMeans
+from .label_only import LabelDistillation
+from .label_teacher import TeacherLabels
 from .lpld import LPLD
 from .m3d import M3D
 from .mtt import MTT
@@ -36,7 +38,7 @@ from .selmatch import SelMatch
 from .sre2l import SRe2L
 from .tesla import TESLA
 
-BUILT_IN: tuple[type[Method], ...] = (Random, Herding, KCenter, KMeans, Forgetting, EL2N, DM, DC, DSA, IDC, CAFE, IDM, DataDAM, M3D, NCFM, MTT, TESLA, FTD, DATM, ATT, SelMatch, DD, RaTBPTT, ATBPTT, RDED, SRe2L, CDA, LPLD)
+BUILT_IN: tuple[type[Method], ...] = (Random, Herding, KCenter, KMeans, Forgetting, EL2N, DM, DC, DSA, IDC, CAFE, IDM, DataDAM, M3D, NCFM, MTT, TESLA, FTD, DATM, ATT, SelMatch, DD, RaTBPTT, ATBPTT, RDED, SRe2L, CDA, LPLD, TeacherLabels, LabelDistillation)
 
 
 def all_methods() -> dict[str, type[Method]]:
@@ -64,4 +66,4 @@ def get(name: str, **hyperparameters: object) -> Method:
         raise UsageError(f"{name}: {error}", f"hyper-parameters {', '.join(methods[name].hyperparameters()) or '(none)'}") from error
 
 
-__all__ = ["ATBPTT", "ATT", "BUILT_IN", "CAFE", "CDA", "DATM", "DC", "DD", "DM", "DSA", "DataDAM", "EL2N", "FTD", "Forgetting", "Herding", "IDC", "IDM", "KCenter", "KMeans", "LPLD", "M3D", "MTT", "Method", "NCFM", "Paper", "RDED", "RaTBPTT", "Random", "SRe2L", "SelMatch", "TESLA", "all_methods", "coresets", "get"]
+__all__ = ["ATBPTT", "ATT", "BUILT_IN", "CAFE", "CDA", "DATM", "DC", "DD", "DM", "DSA", "DataDAM", "EL2N", "FTD", "Forgetting", "Herding", "IDC", "IDM", "KCenter", "KMeans", "LPLD", "LabelDistillation", "M3D", "MTT", "Method", "NCFM", "Paper", "RDED", "RaTBPTT", "Random", "SRe2L", "SelMatch", "TESLA", "TeacherLabels", "all_methods", "coresets", "get"]

@@ -36,7 +36,7 @@ class CDA(Recovered):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
-        phi = self.teacher(task, run)
+        phi = self.phi(task, run)
         syn = SyntheticSet.init(task, self.init, run.rng("init")).to(run.device)
         how = self.recovery(task, crop=easing(self.crop, self.milestone))
         recover(syn, across(syn.y), [Guide(phi, Running(phi, self.first))], how, run)

@@ -14,6 +14,7 @@ from ..run import Run
 from ..training.recover import Recovery
 from ..training.relabel import Kind, Relabel
 from ..training.teachers import Squeeze, teacher
+from ..training.weights import family_of, sha256, unpack
 from .base import Method
 
 
@@ -31,12 +32,15 @@ class Decoupled(Method):
     width: int | None = None  # of phi; none: the family's own
     epochs: int = 60  # of training phi
     teacher_lr: float | None = None  # none: 0.1, SGD with momentum
+    teacher: str = "auto"  # auto: phi is trained; or a file that `datadistill teacher` wrote
     labels: Kind = "soft"  # hard; soft: the teacher's logits of each stored example; views: of each view that a student is shown
     label_epochs: int = 20  # views of each example that are labelled; a student that trains longer sees them again
     label_crop: float = 0.08  # the least share of the area that such a view is cropped to; it is also flipped and mixed with another
 
     def check(self, modality: Modality) -> None:
         super().check(modality)
+        if self.teacher != "auto":
+            return
         kind = nets.FAMILIES.get(self.net_for(modality))
         if self.statistics and kind is not None and not kind.batch_norm:
             good = [name for name, other in nets.FAMILIES.items() if other.batch_norm and other.axes == kind.axes] or ["resnet"]
@@ -50,8 +54,14 @@ class Decoupled(Method):
         normed = [name for name in modality.nets if nets.FAMILIES[name].batch_norm]
         return normed[0] if self.net == "auto" and normed else super().net_for(modality)
 
-    def teacher(self, task: Task, run: Run, member: int = 0) -> nets.Net:
-        """phi, trained on T once; further members differ in every draw."""
+    def nets_used(self, modality: Modality) -> tuple[str, ...]:
+        return (family_of(self.teacher),) if self.teacher != "auto" else super().nets_used(modality)
+
+    def phi(self, task: Task, run: Run, member: int = 0) -> nets.Net:
+        """The teacher: read from its file, or trained on T once; further members differ in every draw."""
+        if self.teacher != "auto":
+            run.notes.append(f"teacher of sha256 {sha256(self.teacher)}")
+            return unpack(self.teacher, task.modality, run.device)
         how = Squeeze(epochs=self.epochs, lr=self.teacher_lr)
         return teacher(task.train, run, how, net=self.net_for(task.modality), width=self.width, member=member)
 

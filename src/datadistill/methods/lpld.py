@@ -39,7 +39,7 @@ class LPLD(Recovered):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
-        phi = self.teacher(task, run)
+        phi = self.phi(task, run)
         syn = SyntheticSet.init(task, self.init, run.rng("init")).to(run.device)
         target = ByClass(phi, class_moments(phi, task.train, run), self.first)
         recover(syn, within(syn.y), [Guide(phi, target)], self.recovery(task, crop=constant(self.crop)), run)

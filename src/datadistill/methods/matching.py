@@ -47,10 +47,7 @@ class Matching(Method):
     def check(self, modality: Modality) -> None:
         super().check(modality)
         forms.check(self.form_for(modality), modality)
-        family = self.net_for(modality)
-        if family in nets.FAMILIES and nets.FAMILIES[family].batch_norm:
-            good = [name for name in modality.nets if not nets.FAMILIES[name].batch_norm]
-            raise UsageError(f"{self.name} through net {family!r}, which has batch norm", f"a net without it: {' or '.join(good)}", f"--set net={good[0]}")
+        without_batch_norm(self, modality)
 
     def form_for(self, modality: Modality) -> str:
         """The `form` field, where "auto" is the paper's, or pixels for data that it cannot take."""
@@ -79,6 +76,14 @@ class Matching(Method):
         largest = nets.largest_activation(self.network(task, run, "chunk"), task.spec.shape)
         fits = max(1, min(4096, (2**24 if run.device.type == "cpu" else 2**30) // largest))
         return Pieces(self.chunk or fits, "piece", run.notes)
+
+
+def without_batch_norm(method: Method, modality: Modality) -> None:
+    """Refuse a net whose output for an example depends on what else is in the batch."""
+    family = method.net_for(modality)
+    if family in nets.FAMILIES and nets.FAMILIES[family].batch_norm:
+        good = [name for name in modality.nets if not nets.FAMILIES[name].batch_norm]
+        raise UsageError(f"{method.name} through net {family!r}, which has batch norm", f"a net without it: {' or '.join(good)}", f"--set net={good[0]}")
 
 
 def as_it_is(x: Tensor, group: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class RDED(Decoupled):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
-        phi = self.teacher(task, run)
+        phi = self.phi(task, run)
         x = per_class(task, run, torch.zeros((len(task.labels), *task.spec.shape)), lambda c: self.mosaics(task, run, phi, c))
         syn = SyntheticSet(x, Hard(task.labels, len(task.classes)), task.modality, originals=True).to(run.device)
         syn.labels = relabel(syn, [phi], self.labelling(task), run)

@@ -29,7 +29,7 @@ class Trajectory(Inner):
     family: ClassVar = "trajectory"
     scales_over: ClassVar = "experts"
     LOOPS: ClassVar[dict[int, tuple[int, int, int]]] = CIFAR10
-    quick: ClassVar = {"iterations": 150, "steps": 15, "expert_epochs": 2, "max_start": 4, "experts": 3, "width": 16}
+    quick: ClassVar = {"iterations": 150, "steps": 15, "expert_epochs": 2, "max_start": 3, "experts": 3, "width": 16}
 
     iterations: int = 5000
     steps: int | None = None  # N, of the student on S
@@ -40,7 +40,7 @@ class Trajectory(Inner):
     lr_alpha: float = 0.01  # of log alpha
     alpha: float = 0.01  # at the start; less where N such steps would take the student further than its expert's own steps
     segments: int = 1  # of experts per iteration, averaged, shared over ranks
-    experts: int = 100
+    experts: int = 100  # how many are trained, unless the cache has them
 
     def check(self, modality: Modality) -> None:
         super().check(modality)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ BLOCK = 5  # epochs per entry of the cache
 class Teaching:
     """How an expert is trained: plain SGD at a constant rate, so that a longer trajectory begins with the shorter one.
 
+    batch        at most: on a small set it is smaller, so that an epoch has 20 steps, or batches of 8
     rho, alpha   GSAM, for flat minima (FTD): the radius of the perturbation, and the share of the orthogonal part; rho 0: none
     """
 
@@ -55,7 +56,10 @@ class Experts:
         if net in nets.FAMILIES and nets.FAMILIES[net].batch_norm:
             good = [name for name in real.modality.nets if not nets.FAMILIES[name].batch_norm]
             raise UsageError(f"experts of net {net!r}, which has batch norm", f"a net without it: {' or '.join(good)}", f"net={good[0]}")
-        self.real, self.run, self.count, self.teaching = real, run, count, teaching or Teaching()
+        how = teaching or Teaching()
+        self.real, self.run, self.count = real, run, count
+        self.teaching = replace(how, batch=min(how.batch, max(8, len(real) // 20)))
+        self.per_epoch = -(-len(real) // self.teaching.batch)
         self.family, self.width = net, width
         self.net = Flat(self._build(0).to(run.device))
         self._held: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
@@ -67,12 +71,12 @@ class Experts:
     def missing(self, epochs: int, has: Callable[[str, str], bool]) -> tuple[int, int]:
         """(bytes on the disk, training steps) of what has(name, key) does not know of snapshots 0..epochs: whole blocks."""
         new = [block for k in range(self.count) for block in range(blocks(epochs)) if not has("expert", self._key(k, block))]
-        steps = sum(BLOCK - (block == 0) for block in new) * -(-len(self.real) // self.teaching.batch)
+        steps = sum(BLOCK - (block == 0) for block in new) * self.per_epoch
         return len(new) * BLOCK * len(self.net) * 4, steps
 
     def reach(self, epochs: int) -> float:
         """The sum of the rates of so many epochs' steps."""
-        return self.teaching.lr * epochs * -(-len(self.real) // self.teaching.batch)
+        return self.teaching.lr * epochs * self.per_epoch
 
     def prepare(self, epochs: int) -> None:
         """Make what is missing of snapshots 0..epochs, this rank its share; all are there when the last rank returns."""
@@ -105,7 +109,7 @@ class Experts:
 
     def _train(self, k: int, block: int) -> dict[str, Tensor]:
         """theta (BLOCK, P): snapshots of epochs block * BLOCK and on; velocity (P,) at the last, if there is momentum."""
-        device, per_epoch = self.run.device, -(-len(self.real) // self.teaching.batch)
+        device, per_epoch = self.run.device, self.per_epoch
         if block == 0:
             theta, velocity = Flat.of(self._build(k)).to(device), None
         else:

@@ -1,0 +1,86 @@
+"""`datadistill teacher`: a net trained on the real data, as a file that decoupled methods and labels can use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..progress import stderr_progress
+from ..text import safe, size
+from .settings import option
+from .signals import Stop
+
+
+@click.command()
+@click.argument("source")
+@option("--net", default="auto", help="A net family; auto: the first with batch norm for the kind of data.")
+@option("--width", type=click.IntRange(1), help="Channels or units of its layers; without it the family's own.")
+@option("--epochs", type=click.IntRange(1), default=60, help="How long it is trained.")
+@option("--batch", type=click.IntRange(2), default=128, help="Examples per step.")
+@option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", help="SGD with Nesterov momentum, or AdamW.")
+@option("--lr", type=click.FloatRange(0, min_open=True), help="Peak learning rate; without it 0.1 for sgd, 0.001 for adamw.")
+@option("--ema", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="Decay per step of an average of the weights, which then is the teacher.")
+@option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better validation accuracy, and take the best epoch.")
+@option("--label", help="The column of a table that holds the class.")
+@option("--side", type=click.IntRange(4, 1024), help="Resize pictures to this many pixels a side.")
+@option("--flip/--no-flip", default=True, help="Whether a mirrored picture is still of its class; not for letters and digits.")
+@option("--val", type=click.FloatRange(0, 0.5), default=0.1, help="Share of training data held out, as for distill.")
+@option("--test", type=click.FloatRange(0, 0.9), default=0.2, help="Share held out, as for distill.")
+@option("--seed", type=int, default=0, help="Names every random draw, the split included.")
+@option("--device", default="auto", help="auto, cpu, cuda or mps.")
+@option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
+@click.option("--dry-run", is_flag=True, help="Say what would be trained.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@option("--quiet", "-q", is_flag=True, help="No progress and no messages, only errors.")
+def teacher(source: str, out: Path, net: str, width: int | None, label: str | None, side: int | None, flip: bool, val: float, test: float, seed: int, device: str,
+            dry_run: bool, as_json: bool, quiet: bool, **how: Any) -> None:  # fmt: skip
+    """Train a teacher on SOURCE and write it to --out, for `distill --set teacher=FILE` and `labels write --teacher FILE`.
+
+    Stopped and begun again, it goes on; a method with the same seed, net and width that trains its own finds it in the cache.
+    """
+    from .. import data as sources
+    from .. import nets, store
+    from ..allocator import tune
+    from ..api import choose_device
+    from ..run import Run
+    from ..training.fit import accuracy
+    from ..training.teachers import Squeeze
+    from ..training.teachers import teacher as train
+    from ..training.weights import pack
+
+    tune()
+    progress = stderr_progress(quiet)
+    squeeze = Squeeze(**how)
+    with Stop(progress) as stop, store.lock(out):
+        store.reap(out)
+        found = sources.load(source, label=label, seed=seed, val=val, test=test, size=side, flip=flip, progress=progress)
+        for line in found.found.lines():
+            progress.say(line)
+        kinds = found.train.modality.nets
+        family = next((name for name in kinds if nets.FAMILIES[name].batch_norm), kinds[0]) if net == "auto" else net
+        result: dict[str, Any] = {"net": family, "width": width, "epochs": squeeze.epochs, "out": safe(out, 4096), "dry_run": dry_run}
+        if not dry_run:
+            cache = store.Cache()
+            run = Run(seed, device=choose_device(device), snapshots=cache, progress=progress)
+            stop.watch(run)
+            phi = train(found.train, run, squeeze, net=family, width=width, val=found.val)
+            reached = accuracy(phi, found.val, found.val.labels, device=run.device) if len(found.val) else None
+            about = {"squeeze": asdict(squeeze), "seed": seed, "fingerprint": found.train.fingerprint, "validation_accuracy": reached}
+            data = pack(phi, width, found.train.modality.spec, about)
+            store.write_file(out, data)
+            for note in [*run.notes, *cache.notes]:
+                progress.say(note)
+            cost = {"seconds": run.seconds, "flops": run.flops}
+            result |= {"parameters": nets.parameter_count(phi), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "validation_accuracy": reached, "cost": cost}
+    if as_json:
+        click.echo(json.dumps(result))
+    elif dry_run:
+        click.echo(f"would train {safe(family)} for {squeeze.epochs} epochs and write {safe(out, 4096)}")
+    else:
+        right = f"{result['validation_accuracy']:.1%} of validation" if result["validation_accuracy"] is not None else "no validation split"
+        click.echo(f"{safe(family)}, {result['parameters']:,} parameters, {size(result['bytes'])} in {safe(out, 4096)}: {right}")

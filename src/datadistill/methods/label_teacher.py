@@ -1,0 +1,106 @@
+"""Teacher labels on real examples (Qin et al., "A Label is Worth a Thousand Images in Dataset Distillation", NeurIPS 2024).
+
+    S <- real examples of each class (at random, or the medoids of k-means)
+    an expert theta* is trained on T, its parameters after every epoch kept
+    for each of some epochs t:   y_t <- softmax(theta*_t(S));   a student is trained on (S, y_t) and scored on validation data
+    S is labelled with the y_t that scored best: one distribution for each example, no augmentation
+
+The smaller S is, the earlier the best expert stops: its labels are softer. Differences from the authors' code: the epoch is
+chosen here, on validation data and by one student, where theirs is swept over by hand; the expert has momentum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import nets
+from ..data.task import Task
+from ..labels import Soft
+from ..memory import Pieces
+from ..modalities import Modality
+from ..rng import seed_of
+from ..run import Run
+from ..synthetic import SyntheticSet
+from ..synthetic.set import real_indices
+from ..training.embedding import narrow
+from ..training.experts import Experts, Teaching
+from ..training.fit import Schedule, accuracy, fit
+from .base import Method, Paper
+from .k_means import KMeans
+from .matching import without_batch_norm
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TeacherLabels(Method):
+    """Real examples, each with one soft label from an expert that was stopped early."""
+
+    name: ClassVar = "teacher-labels"
+    family: ClassVar = "decoupled"
+    paper: ClassVar = Paper(title="A Label is Worth a Thousand Images in Dataset Distillation", venue="NeurIPS 2024", arxiv="2406.10485")
+
+    select: Literal["random", "k-means"] = "random"
+    net: str = "auto"  # of the expert and of the student that chooses
+    width: int | None = None
+    epochs: int = 60  # the expert's last
+    epoch: int | None = None  # t; none: the best of 1, 2, 3, 5, 8, 13, ... up to `epochs`, on validation data
+    steps: int = 500  # of training the student that chooses
+    lr: float = 0.01  # of that student
+    lr_expert: float = 0.01
+    batch: int = 256
+
+    def check(self, modality: Modality) -> None:
+        super().check(modality)
+        without_batch_norm(self, modality)
+
+    def distill(self, task: Task, run: Run) -> SyntheticSet:
+        self.check(task.modality)
+        if self.select == "k-means":
+            indices = KMeans(keep="medoids", embedding="input").distill(task, run).origin
+        else:
+            indices = real_indices(task, run.rng("select"))
+        family, teaching = self.net_for(task.modality), Teaching(lr=self.lr_expert, batch=self.batch, momentum=0.9)
+        experts = Experts(task.train, run, net=family, width=self.width, count=1, teaching=teaching)
+        ages = [self.epoch] if self.epoch is not None else candidates(self.epochs)
+
+        real, y = task.train.subset(indices), task.train.labels[indices]
+        tried = Tried(len(ages))
+        for k in run.steps(len(ages), tried, label="choosing the expert's age"):
+            labels = Soft(self._logits(experts, ages[k], real.read(torch.arange(len(real))), task, run), y)
+            if len(ages) > 1:
+                student = narrow(family, task.spec, self.width, run.rng("student"))
+                fit(student, real, labels, Schedule(self.steps, lr=self.lr), seed_of(run.seed, "student"), device=run.device, pieces=Pieces(128, notes=run.notes))
+                tried.accuracy[k] = accuracy(student, task.val, task.val.labels, device=run.device)
+            run.log(k, epoch=ages[k], accuracy=tried.accuracy[k])
+        best = ages[int(tried.accuracy.argmax())]
+        run.notes.append(f"labels by the expert after epoch {best}")
+        labels = Soft(self._logits(experts, best, real.read(torch.arange(len(real))), task, run), y)
+        return SyntheticSet(real.read(torch.arange(len(real))), labels, task.modality, rows=real.stored, origin=indices)
+
+    @torch.no_grad()
+    def _logits(self, experts: Experts, epoch: int, x: Tensor, task: Task, run: Run) -> Tensor:
+        net: nets.Net = narrow(self.net_for(task.modality), task.spec, self.width, run.rng("expert")).to(run.device)
+        nn.utils.vector_to_parameters(experts.at(0, epoch), net.parameters())
+        return torch.cat(Pieces(256, notes=run.notes).map(len(x), lambda piece: F.log_softmax(net(x[piece].to(run.device)), 1).cpu()))
+
+
+def candidates(last: int) -> list[int]:
+    """1, 2, 3, 5, 8, ... and `last`."""
+    ages, following = [1], 2
+    while following < last:
+        ages.append(following)
+        following = sum(ages[-2:])
+    return ages if last == 1 else [*ages, last]
+
+
+class Tried(nn.Module):
+    """What each age came to, saved with the run."""
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.register_buffer("accuracy", torch.zeros(n, dtype=torch.float64))
