@@ -68,7 +68,7 @@ def test_evaluate_runs_in_a_fresh_process_and_judges_the_stored_bytes():
 def test_evaluate_on_data_that_do_not_fit():
     small = datadistill.distill(blobs(), method="random", ipc=2)
     with pytest.raises(DistillError) as error:
-        datadistill.evaluate(small, blobs(features=5), Protocol("tiny", steps=2, full_steps=2, lrs=(0.05,)))
+        datadistill.evaluate(small, blobs(features=3), Protocol("tiny", steps=2, full_steps=2, lrs=(0.05,)))
     assert error.value.exit_code == 4
 
 
