@@ -45,7 +45,7 @@ def test_teacher_labels_are_what_the_expert_says_of_real_examples(task):
 def test_the_experts_age_is_chosen_on_validation_data(monkeypatch):
     """Whatever age the student scores best with."""
     task = TASKS["tabular"]
-    for scores, best in (([0.1, 0.9, 0.3, 0.2], 2), ([0.5, 0.4, 0.3, 0.6], 6)):
+    for scores, best in (([0.1, 0.9, 0.3, 0.2, 0.2], 2), ([0.5, 0.4, 0.3, 0.2, 0.6], 6)):
         given = iter(scores)
 
         def judge(student, examples, labels, given=given, **_):
@@ -61,7 +61,7 @@ def test_the_experts_age_is_chosen_on_validation_data(monkeypatch):
 
 
 def test_candidates_grow_and_end_at_the_last():
-    assert candidates(1) == [1] and candidates(2) == [1, 2] and candidates(6) == [1, 2, 3, 5, 6] or candidates(6) == [1, 2, 3, 6]
+    assert candidates(1) == [1] and candidates(2) == [1, 2] and candidates(6) == [1, 2, 3, 5, 6]
     for last in range(1, 70):
         ages = candidates(last)
         assert ages[0] == 1 and ages[-1] == last and ages == sorted(set(ages))

@@ -169,7 +169,7 @@ def test_the_first_step_is_the_papers(name, batch, kind, tolerance):
         beta, G = alpha, {n: sum(g[n] for g in slopes) for n in start}
         L = (2 * beta * sum(((target[n] - start[n]) * G[n]).sum() for n in start) + beta**2 * sum(G[n].square().sum() for n in start) + apart) / apart
     elif name == "att":
-        L = min((squares(at, target) for at in path[1:]), key=float) / apart
+        L = min((squares(at, target) for at in path[1:]), key=lambda value: value.item()) / apart
     else:
         L = squares(path[-1], target) / apart
     L.backward()
@@ -270,10 +270,10 @@ def cosine(a, b):
 
 
 def test_tesla_takes_another_way_than_mtt_to_the_same_loss():
-    """The same loss, and a gradient that is not MTT's: apart the further the longer the loop, and the same at one step."""
+    """The same loss, and a gradient that is not MTT's: apart the further the student goes, and the same at one step."""
     apart = []
-    for steps in (1, 4, 10):
-        case = {**SMALL, "steps": steps, "expert_epochs": 2, "alpha": 0.3, "augment": False, "max_start": 1}
+    for steps, epochs in ((1, 1), (4, 1), (4, 4)):
+        case = {**SMALL, "steps": steps, "expert_epochs": epochs, "alpha": 0.3, "augment": False, "max_start": 1}
         runs = [first_step(name, "image", case)[1] for name in ("mtt", "tesla")]
         assert close(runs[0].loss, runs[1].loss, 1e-4)
         apart.append(1 - cosine(runs[0].gradients[0], runs[1].gradients[0]))

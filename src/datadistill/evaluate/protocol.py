@@ -23,7 +23,7 @@ class Protocol:
     lrs             learning rates, of which each arm and student family takes its best on validation data
     seeds           training seeds; random selection is drawn anew for each
     unseen          student families that the method did not look through, beside the one it did
-    sizes           net sizes by family; families that are not named take their own defaults
+    sizes           net sizes by family; these are the first choice of students, in this order, others take their own defaults
     """
 
     name: str
@@ -59,9 +59,8 @@ class Protocol:
         from ..nets import FAMILIES
 
         seen = [f for f in modality.nets if f in used][:1]
-        fresh = [f for f in modality.nets if f not in used]
-        fresh += [f for f, net in FAMILIES.items() if f not in (*modality.nets, *used) and len(modality.spec.shape) in net.axes]
-        fresh = fresh[: self.unseen]
+        fits = [f for f in (*self.sizes, *modality.nets, *FAMILIES) if len(modality.spec.shape) in FAMILIES[f].axes]
+        fresh = [f for f in dict.fromkeys(fits) if f not in used][: self.unseen]
         if len(fresh) < self.unseen or all(FAMILIES[f].batch_norm for f in fresh):
             raise UsageError(f"only {fresh} are left as unseen students", f"{self.unseen} families, one without batch norm", "another --method net")
         return seen + fresh
@@ -70,9 +69,9 @@ class Protocol:
 PROTOCOLS: dict[str, Protocol] = {
     p.name: p
     for p in (
-        Protocol("quick", steps=100, full_steps=200, lrs=(0.03, 0.1), sizes={"convnet": {"width": 16}, "resnet": {"width": 8, "blocks": (1, 1)}}),
-        Protocol("standard", steps=400, full_steps=2000, sizes={"convnet": {"width": 32}}),
-        Protocol("paper", steps=1000, full_steps=10_000, batch=256, sizes={"convnet": {"width": 128}, "resnet": {"width": 64, "blocks": (2, 2, 2, 2)}}),
+        Protocol("quick", steps=100, full_steps=200, lrs=(0.03, 0.1), sizes={"convnet": {"width": 16}, "vgg": {"width": 8}, "mlp": {}}),
+        Protocol("standard", steps=400, full_steps=2000, sizes={"convnet": {"width": 32}, "resnet": {}, "mlp": {}}),
+        Protocol("paper", steps=1000, full_steps=10_000, batch=256, sizes={"convnet": {"width": 128}, "resnet": {"width": 64, "blocks": (2, 2, 2, 2)}, "mlp": {}}),
     )
 }
 
