@@ -17,6 +17,7 @@ help:
 .venv/.installed: requirements.lock pyproject.toml tools/install
 	@bash tools/install
 
+demo: export OMP_NUM_THREADS ?= 1
 demo: .venv/.installed
 	$(bin)/datadistill distill digits --method dm --ipc 10 --out demo/digits
 	$(bin)/datadistill evaluate demo/digits --data digits --protocol quick

@@ -60,7 +60,10 @@ class Protocol:
 
         seen = [f for f in modality.nets if f in used][:1]
         fits = [f for f in (*self.sizes, *modality.nets, *FAMILIES) if len(modality.spec.shape) in FAMILIES[f].axes]
-        fresh = [f for f in dict.fromkeys(fits) if f not in used][: self.unseen]
+        unseen = [f for f in dict.fromkeys(fits) if f not in used]
+        plain = [f for f in unseen if not FAMILIES[f].batch_norm][:1]
+        fresh = plain + [f for f in unseen if f not in plain][: self.unseen - len(plain)]
+        fresh.sort(key=unseen.index)
         if len(fresh) < self.unseen or all(FAMILIES[f].batch_norm for f in fresh):
             raise UsageError(f"only {fresh} are left as unseen students", f"{self.unseen} families, one without batch norm", "another --method net")
         return seen + fresh
