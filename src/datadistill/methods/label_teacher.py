@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import nets
 from ..data.task import Task
 from ..labels import Soft
 from ..memory import Pieces
@@ -60,33 +59,38 @@ class TeacherLabels(Method):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
-        if self.select == "k-means":
-            indices = KMeans(keep="medoids", embedding="input").distill(task, run).origin
-        else:
-            indices = real_indices(task, run.rng("select"))
         family, teaching = self.net_for(task.modality), Teaching(lr=self.lr_expert, batch=self.batch, momentum=0.9)
         experts = Experts(task.train, run, net=family, width=self.width, count=1, teaching=teaching)
         ages = [self.epoch] if self.epoch is not None else candidates(self.epochs)
+        if self.select == "k-means":
+            medoids = KMeans(keep="medoids", embedding="input").distill(task, Run(run.seed, device=run.device))  # quick: begun again when resumed
+            chosen = Chosen(medoids.origin, len(ages))
+        else:
+            chosen = Chosen(real_indices(task, run.rng("select")), len(ages))
 
-        real, y = task.train.subset(indices), task.train.labels[indices]
-        tried = Tried(len(ages))
-        for k in run.steps(len(ages), tried, label="choosing the expert's age"):
-            labels = Soft(self._logits(experts, ages[k], real.read(torch.arange(len(real))), task, run), y)
+        for k in run.steps(len(ages), chosen, label="choosing the expert's age"):
             if len(ages) > 1:
+                real, labels = task.train.subset(chosen.indices), self._labels(experts, ages[k], chosen.indices, task, run)
                 student = narrow(family, task.spec, self.width, run.rng("student"))
                 fit(student, real, labels, Schedule(self.steps, lr=self.lr), seed_of(run.seed, "student"), device=run.device, pieces=Pieces(128, notes=run.notes))
-                tried.accuracy[k] = accuracy(student, task.val, task.val.labels, device=run.device)
-            run.log(k, epoch=ages[k], accuracy=tried.accuracy[k])
-        best = ages[int(tried.accuracy.argmax())]
+                chosen.accuracy[k] = accuracy(student, task.val, task.val.labels, device=run.device)
+            run.log(k, epoch=ages[k], accuracy=chosen.accuracy[k])
+        best = ages[int(chosen.accuracy.argmax())]
         run.notes.append(f"labels by the expert after epoch {best}")
-        labels = Soft(self._logits(experts, best, real.read(torch.arange(len(real))), task, run), y)
-        return SyntheticSet(real.read(torch.arange(len(real))), labels, task.modality, rows=real.stored, origin=indices)
+        syn = SyntheticSet.select(task, chosen.indices)
+        syn.labels = self._labels(experts, best, chosen.indices, task, run)
+        return syn
 
     @torch.no_grad()
-    def _logits(self, experts: Experts, epoch: int, x: Tensor, task: Task, run: Run) -> Tensor:
-        net: nets.Net = narrow(self.net_for(task.modality), task.spec, self.width, run.rng("expert")).to(run.device)
+    def _labels(self, experts: Experts, epoch: int, indices: Tensor, task: Task, run: Run) -> Soft:
+        """What the expert of that age says of these examples of T."""
+        net = narrow(self.net_for(task.modality), task.spec, self.width, run.rng("expert")).to(run.device)
         nn.utils.vector_to_parameters(experts.at(0, epoch), net.parameters())
-        return torch.cat(Pieces(256, notes=run.notes).map(len(x), lambda piece: F.log_softmax(net(x[piece].to(run.device)), 1).cpu()))
+
+        def said(piece: slice) -> Tensor:
+            return F.log_softmax(net(task.train.read(indices[piece]).to(run.device)), 1).cpu()
+
+        return Soft(torch.cat(Pieces(256, "piece", run.notes).map(len(indices), said)), task.train.labels[indices])
 
 
 def candidates(last: int) -> list[int]:
@@ -98,9 +102,10 @@ def candidates(last: int) -> list[int]:
     return ages if last == 1 else [*ages, last]
 
 
-class Tried(nn.Module):
-    """What each age came to, saved with the run."""
+class Chosen(nn.Module):
+    """The examples, and the accuracy that each age came to: saved with the run."""
 
-    def __init__(self, n: int):
+    def __init__(self, indices: Tensor, ages: int):
         super().__init__()
-        self.register_buffer("accuracy", torch.zeros(n, dtype=torch.float64))
+        self.register_buffer("indices", indices)
+        self.register_buffer("accuracy", torch.zeros(ages, dtype=torch.float64))
