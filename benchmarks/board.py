@@ -37,8 +37,8 @@ def protocol_for(nets: str) -> Any:
     return protocol.with_nets(",".join(WIDTHS.get(n, n) for n in nets.split(",")))
 
 
-def judged(source: str, ipc: int, name: str, seed: int, nets: str) -> dict:
-    """One method: distilled, stored, scored. `full` is all of the training data."""
+def judged(source: str, ipc: int, name: str, seed: int, nets: str, side: int | None = None) -> dict:
+    """One method, with quick settings but for those after a colon: distilled, stored, scored. `full` is all of the training data."""
     import torch
 
     from datadistill import allocator, api, data, methods
@@ -53,7 +53,7 @@ def judged(source: str, ipc: int, name: str, seed: int, nets: str) -> dict:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     protocol = protocol_for(nets)
     students = list(protocol.nets)
-    split, about = data.load(source, seed=seed), {}
+    split, about = data.load(source, seed=seed, size=side), {}
     if name == "full":
         arm = Arm(name, lambda _: (split.train, Hard(split.train.labels, len(split.train.modality.spec.classes))), protocol.full_steps)
     elif name == "random":
@@ -62,13 +62,13 @@ def judged(source: str, ipc: int, name: str, seed: int, nets: str) -> dict:
 
         task = Task.of(split.train, split.val, Budget(ipc))
         arm = Arm(name, lambda k: rows_of(methods.get("random").distill(task, Run(k))), protocol.steps)
-        about = {"bytes": api.distill(source, name, ipc=ipc, seed=seed).bytes, "seconds": 0.0}
+        about = {"bytes": api.distill(source, name, ipc=ipc, seed=seed, side=side).bytes, "seconds": 0.0}
     else:
         start = time.process_time()
         method, _, given = name.partition(":")
         settings = dict(pair.split("=") for pair in given.split(",") if pair)
-        made = Path(os.environ["BOARD_SETS"]) / f"{Path(source).stem}-{ipc}-{name}-{seed}"
-        artifact = Artifact.load(made) if (made / "manifest.json").exists() else api.distill(source, method, ipc=ipc, seed=seed, preset="quick", out=made, **settings)
+        made = Path(os.environ["BOARD_SETS"]) / f"{Path(source).stem}{side or ''}-{ipc}-{name}-{seed}"
+        artifact = Artifact.load(made) if (made / "manifest.json").exists() else api.distill(source, method, ipc=ipc, seed=seed, side=side, preset="quick", out=made, **settings)
         cost, recipe = artifact.about["cost"], artifact.about.get("recipe", {})
         about = {
             "family": artifact.about["method"]["family"],

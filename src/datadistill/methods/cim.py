@@ -6,13 +6,13 @@ For each class with n items, in the code's letters:
         x~ <- the tiles of s + delta, each enlarged to the full size
         L = sum_i mean | xi(omega(x_i)) - xi(omega(x~_i)) |          xi: what flows into one layer of phi; omega: an augmentation
         delta <- AdamW(delta, dL/d delta)
-    labels by phi
+    students see the tiles, each enlarged to the full size; the label of an item is what phi says of its tiles, on average
 No cross-entropy and no batch norm: each tile is to say what its own source says, at a quarter of the pixels.
 
 Defaults are the authors' (T = 200, rate 0.01 on pixels in [0, 1]); layer=-1 is the head, as in all their scripts but ImageNet's, where
 it is an earlier one. Differences from the authors' code: one omega for each pair, not for the whole class; omega is DSA's with colour; items are
-kept legal; mosaics by area averages, where theirs take every second pixel; the selection is of random real examples of the class.
-Students are shown items whole, as the file stores them; their trainer cuts them into tiles again.
+kept legal; mosaics by area averages, where theirs take every second pixel; the selection is of random real examples of the class; one
+label for each item, where theirs labels every view of every tile with the teacher at hand.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .. import nets
 from ..data.task import Task
 from ..errors import UsageError
 from ..memory import Pieces, gradients
+from ..modalities import Modality
 from ..modalities.base import Augmentation
 from ..nets.taps import Taps
 from ..run import Run
@@ -45,7 +46,7 @@ class CIM(Decoupled):
     """Mosaics of sure real examples, moved until each tile says what its source says."""
 
     name: ClassVar = "cim"
-    stores: ClassVar = "items, teacher labels"
+    stores: ClassVar = "items, several examples in each; teacher labels"
     when: ClassVar = "as RDED, its mosaics moved until features agree"
     paper: ClassVar = Paper(title="Condensing Large-Scale Datasets Directly with Minimal Information Loss", venue="ECCV 2026", arxiv="2607.00916")
     statistics: ClassVar = False
@@ -58,10 +59,15 @@ class CIM(Decoupled):
     layer: int = -1  # xi, counted among the convolutions and linear maps of phi
     chunk: int = 64  # pairs through phi at once: memory, no result
 
+    def check(self, modality: Modality) -> None:
+        super().check(modality)
+        if self.labels in ("views", "teacher"):
+            raise UsageError(f"cim with labels={self.labels}", "one label for each item, of which students see every tile", "--set labels=soft, or hard")
+
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
         phi = self.phis(task, run)[0]
-        syn = SyntheticSet.init(task, "noise", run.rng("init")).to(run.device)
+        syn = SyntheticSet.init(task, "noise", run.rng("init"), f"multiform:{self.factor}").to(run.device)
         classes = list(task.classes)
         for c, made in zip(classes, run.each("recovering", classes, lambda run, c: {"x": self.items(phi, c, task, run)}, steps=self.iterations), strict=True):
             syn.x.data[syn.where(c)] = made["x"].to(run.device)

@@ -40,9 +40,10 @@ class Relabel:
 
 
 class Whole(Items, Protocol):
-    """S when it no longer changes."""
+    """S when it no longer changes; each: how many examples an item gives."""
 
     labels: Labels
+    each: int
 
     def stored(self) -> Tensor: ...
 
@@ -67,10 +68,10 @@ def logits(teachers: Sequence[nets.Net], x: Tensor) -> Tensor:
 
 
 def relabel(syn: Whole, teachers: Sequence[nets.Net], how: Relabel, run: Run) -> Labels:
-    """The labels of S as it is stored; so many batches are a unit."""
+    """The labels of S as it is stored, one for each item: of several examples, the mean of their logits. So many batches are a unit."""
     if how.kind == "hard":
         return syn.labels
-    n, classes, sides = len(syn), len(syn.modality.spec.classes), syn.modality.spec.shape[1:]
+    n, classes, sides = len(syn) * syn.each, len(syn.modality.spec.classes), syn.modality.spec.shape[1:]
     if how.kind == "teacher":
         return Taught(syn.y, teachers, Views(run.seed, how.crop, how.flip, how.mix), tuple(sides), classes, how.objective)
     views = Views(run.seed, how.crop, how.flip, how.mix) if how.kind == "views" else None
@@ -94,7 +95,7 @@ def relabel(syn: Whole, teachers: Sequence[nets.Net], how: Relabel, run: Run) ->
     for unit, made in zip(units, run.each("labelling", units, one), strict=True):
         for (epoch, rows), own in zip(unit, made["logits"].split([len(rows) for _, rows in unit]), strict=True):
             slate[epoch, rows] = own
-    return record(syn.y, slate, views, tuple(sides), how.objective) if views else Soft(slate[0], syn.y)
+    return record(syn.y, slate, views, tuple(sides), how.objective) if views else Soft(slate[0].float().unflatten(0, (-1, syn.each)).mean(1), syn.y)
 
 
 def batches(n: int, together: int | None, rng: torch.Generator) -> Sequence[Tensor]:

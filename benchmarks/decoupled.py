@@ -1,0 +1,63 @@
+"""Decoupled methods against random examples, by their labels and at their bytes; results/decoupled_DATA.json.
+
+    DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/decoupled.py [--data cifar10 imagenette128:64] [--ipc 1 10 50]
+
+A number after the name of the data is the side that pictures are made. One teacher, a narrow ResNet-18 that we train, serves all; recovery is
+short (ITERATIONS). Labels are of 20 views of each example, as in the papers but fewer, except for random examples, which stand there with hard
+labels, one soft label each, and labels of views. The judge is the board's (see board.py), one seed of distillation; rows that are in the file are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+from board import judged, protocol_for
+from common import MADE, RESULTS, child, machine, real
+
+TEACHER, ITERATIONS, LIMIT = "net=resnet18,width=8", 100, 1200.0
+ARMS = {
+    "full": "full",
+    "random, hard labels": "random",
+    "random, a soft label each": f"random-labelled:labels=soft,{TEACHER}",
+    "random, labels of views": f"random-labelled:labels=views,{TEACHER}",
+    "RDED, labels of views": f"rded:labels=views,{TEACHER}",
+    **{f"{title}, labels of views": f"{name}:labels=views,iterations={ITERATIONS},{TEACHER}" for title, name in (("SRe2L", "sre2l"), ("CDA", "cda"), ("EDC", "edc"), ("FADRM", "fadrm"))},
+}
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        source, side, ipc, name, seed = sys.argv[2:]
+        print(json.dumps(judged(source, int(ipc), name, int(seed), "convnet", int(side) or None)))
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", default=["cifar10", "imagenette128:64"])
+    parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10, 50])
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault("BOARD_SETS", str(MADE / "sets"))
+    os.environ.setdefault("DATADISTILL_CACHE", str(MADE / "cache"))
+    for data, _, side in (text.partition(":") for text in args.data):
+        path, protocol = RESULTS / f"decoupled_{data}.json", protocol_for("convnet")
+        rows = json.loads(path.read_text())["rows"] if path.exists() else {}
+        for ipc in args.ipc:
+            for arm, name in ARMS.items():
+                key = arm if name == "full" else f"{arm}, {ipc} per class"
+                if "accuracy" in rows.get(key, {}):
+                    continue
+                try:
+                    rows[key] = {"ipc": ipc, "arm": arm, **child(__file__, real(data)[0], side or 0, ipc, name, args.seed, limit=LIMIT)}
+                except subprocess.SubprocessError as error:
+                    rows[key] = {"ipc": ipc, "arm": arm, "failed": f"took more than {LIMIT:.0f} seconds" if isinstance(error, subprocess.TimeoutExpired) else "ended with an error"}
+                print(data, key, rows[key].get("accuracy", rows[key]), rows[key].get("seconds"), flush=True)
+                command = f"DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/decoupled.py --data {data}{':' * bool(side)}{side}"
+                about = {"command": command, "machine": machine(), "data": data, "side": int(side or 0) or None, "seed": args.seed, "protocol": protocol.to_json(), "arms": ARMS}
+                path.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
