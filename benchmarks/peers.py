@@ -7,8 +7,8 @@ FOLDER holds clones of github.com/VICO-UoE/DatasetCondensation and github.com/Ge
 examples per class, ConvNet-3 of width 128, ipc 10; mtt: ipc 1, 50 steps). One job is one outer step (a fresh network, all classes matched,
 S moved; mtt: a segment), or an evaluation epoch on S and a test pass over 10,000 images (scaled from fewer).
 
-Theirs is run as they ship it and, to say where the gain comes from, once more with the allocator tuned as ours is. Every turn is a
-fresh process. results/peers.json; jobs that are not asked for stay as they were.
+Theirs is run as they ship it and, to say where the gain comes from, once more with the allocator tuned as ours is; ours in float32, as
+theirs, and all but mtt once more with bfloat16 convolutions (`precision=bfloat16`). Every turn is a fresh process. results/peers.json; jobs that are not asked for stay as they were.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import argparse
 import json
 import os
 import time
+from collections import defaultdict
 
 from common import RESULTS, Peak, child, machine, matrix_product, middle, reference_task, threads, write
 
 JOBS = {"dm": 10, "dc": 10, "dsa": 10, "mtt": 1, "epoch": 10}  # and their ipc
 SEGMENT = 50  # steps of mtt
+OURS = {"ours": "float32", "ours-bfloat16": "bfloat16"}
 
 
-def ours(job: str, ipc: int, steps: int, test: int) -> dict:
+def ours(job: str, ipc: int, steps: int, test: int, precision: str) -> dict:
     """CPU and wall seconds of each of `steps` outer steps, peak memory over what was there, operations of a step."""
     import torch
 
@@ -58,7 +60,7 @@ def ours(job: str, ipc: int, steps: int, test: int) -> dict:
         small, held_out = task.train.subset(torch.arange(10 * ipc)), task.train.subset(torch.arange(test))
         net = nets.build("convnet", task.spec, rng(0, "net"))
         with Peak() as memory:
-            fitted = fit(net, small, hard_labels(small), Schedule(steps + 2, batch=256), 0, steps=timed)
+            fitted = fit(net, small, hard_labels(small), Schedule(steps + 2, batch=256, precision=precision), 0, steps=timed)
             start = time.process_time()
             accuracy(net, held_out, held_out.labels)
             tested = time.process_time() - start
@@ -71,9 +73,9 @@ def ours(job: str, ipc: int, steps: int, test: int) -> dict:
     paths = [walk(k) for k in range(2)]  # experts are random walks: nothing of a step depends on how good they are
     Experts.prepare, Experts.at = lambda self, epochs: None, lambda self, k, epoch: paths[k][epoch]
     method = {
-        "dm": lambda n: DM(iterations=n),
-        "dc": lambda n: DC(iterations=n, outer=1, init="real"),
-        "dsa": lambda n: DSA(iterations=n, outer=1),
+        "dm": lambda n: DM(iterations=n, precision=precision),
+        "dc": lambda n: DC(iterations=n, outer=1, init="real", precision=precision),
+        "dsa": lambda n: DSA(iterations=n, outer=1, precision=precision),
         "mtt": lambda n: MTT(iterations=n, steps=SEGMENT, expert_epochs=2, max_start=2, experts=2, alpha=0.01, optimizer="sgd", lr=100.0),
     }[job](steps + 1)
     run = Timed(0)
@@ -115,8 +117,8 @@ def one(who: str, job: str, n_threads: int, steps: int, test: int) -> dict:
         import peers_same
 
         return peers_same.CHECKS[job]()
-    if who == "ours":
-        found = ours(job, ipc, steps, test)
+    if who in OURS:
+        found = ours(job, ipc, steps, test, OURS[who])
     else:
         import peers_theirs
 
@@ -143,6 +145,8 @@ def table(sides: dict[str, list[dict]]) -> dict[str, object]:
         }
     for measure in ("median", "least"):
         rows[f"times as fast ({measure})"] = round(rows["theirs"]["cpu_seconds"][measure] / rows["ours"]["cpu_seconds"][measure], 2)
+    if "ours, bfloat16" in rows:
+        rows["times as fast (median), bfloat16"] = round(rows["theirs"]["cpu_seconds"]["median"] / rows["ours, bfloat16"]["cpu_seconds"]["median"], 2)
     if "test_per_10000" in rows["ours"]:
         rows["times as fast (test)"] = round(rows["theirs"]["test_per_10000"] / rows["ours"]["test_per_10000"], 2)
     rows["share of their memory"] = round(rows["ours"]["memory_mib"] / rows["theirs"]["memory_mib"], 2)
@@ -156,22 +160,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=2, help="timed in each turn, after one that warms up")
     parser.add_argument("--test", type=int, default=1280)
-    parser.add_argument("--child", choices=["ours", "theirs", "same"], help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=[*OURS, "theirs", "same"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if "PEERS" not in os.environ:
         parser.error("set PEERS to the folder that holds the clones")
     if args.child:
         print("\n" + json.dumps(one(args.child, args.jobs[0], args.threads, args.steps, args.test)))
         return
-    sides = {"ours": ("ours", True), "theirs": ("theirs", False), "theirs, allocator tuned": ("theirs", True)}
+    sides = {"ours": ("ours", True), "theirs": ("theirs", False), "theirs, allocator tuned": ("theirs", True), "ours, bfloat16": ("ours-bfloat16", True)}
     path = RESULTS / "peers.json"
     result = {k: v for k, v in json.loads(path.read_text()).items() if k in JOBS} if path.exists() else {}
     for job in args.jobs:
         load = machine()["load"]
         more = ("--jobs", job, "--threads", args.threads, "--steps", args.steps, "--test", args.test)
-        turns: dict[str, list[dict]] = {side: [] for side in sides}
+        turns: dict[str, list[dict]] = defaultdict(list)
         for _ in range(args.rounds):
             for side, (who, tune) in sides.items():
+                if (job, who) == ("mtt", "ours-bfloat16"):
+                    continue
                 turns[side].append(child(__file__, who, *more, tune=tune))
         same = child(__file__, "same", *more)
         result[job] = {"ipc": JOBS[job], "threads": args.threads, "load": load, **table(turns), "same_numbers": same}

@@ -3,7 +3,7 @@
     PEERS=FOLDER DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/time_to_quality.py [--methods dm dsa mtt] [--horizon 600]
 
 Both sides look through a ConvNet-3 of width 32, begin from random real examples and see the same data. Theirs runs unmodified, with its own
-defaults (DM, DSA; MTT those of its README for ten per class, shortened as ours: see OPTIONS) for `horizon` CPU seconds; ours with its quick settings to
+defaults (DM, DSA; MTT those of its README for ten per class, shortened as ours: see `options`) for `horizon` CPU seconds; ours with its quick settings to
 their end. At geometrically spaced CPU times of its own process each side's set is put aside. All sets are then stored as pixels and
 judged alike: narrow ConvNets trained on them, three seeds, a fixed learning rate, **validation** accuracy, as the test split is not for choosing
 when to stop. Reported: when each side first reaches 95% of the better one's last accuracy, and 95% of theirs. MTT's experts are made once by ours, and
@@ -23,7 +23,6 @@ import numpy as np
 from common import MADE, child, real, threads, write
 
 FIRST, WIDTH, IPC = 4.0, 32, 10
-OPTIONS = {"syn_steps": 15, "expert_epochs": 2, "max_start_epoch": 3, "experts": 3}  # of MTT, which are ours' quick ones
 JUDGE = {"steps": 150, "lr": 0.03, "seeds": 3, "width": 16}
 
 
@@ -141,6 +140,14 @@ def theirs(name: str, horizon: float, path: Path) -> dict:
     raise RuntimeError("their loop ended")
 
 
+def options() -> dict[str, int]:
+    """What of MTT's settings is theirs too: those of our quick ones."""
+    from datadistill import methods
+
+    quick = methods.get("mtt").preset("quick")
+    return {"syn_steps": quick.steps, "expert_epochs": quick.expert_epochs, "max_start_epoch": quick.max_start}
+
+
 def _trajectories(distill, own, facts) -> None:
     """Our experts as their buffer, and stand-ins for what they log and write."""
     import types
@@ -162,15 +169,15 @@ def _trajectories(distill, own, facts) -> None:
     sys.modules["torchvision.utils"].make_grid = lambda *a, **k: None
     torch.load, torch.save, torch.Tensor.cuda = lambda path: buffer, lambda *a: None, lambda x, *a, **k: x
     distill.get_dataset = lambda *a, **k: (*facts[:3], None, *facts[4:7], None, None, None, classes, classes)
-    options = [text for key, value in OPTIONS.items() if key != "experts" for text in (f"--{key}", str(value))]
-    sys.argv = ["distill.py", "--dataset", "FashionMNIST", "--ipc", str(IPC), "--num_eval", "0", "--eval_it", "1000000", "--lr_img", "1000", "--lr_lr", "1e-6", "--lr_teacher", "0.01", "--pix_init", "real", *options]
+    shortened = [text for key, value in options().items() for text in (f"--{key}", str(value))]
+    sys.argv = ["distill.py", "--dataset", "FashionMNIST", "--ipc", str(IPC), "--num_eval", "0", "--eval_it", "1000000", "--lr_img", "1000", "--lr_lr", "1e-6", "--lr_teacher", "0.01", "--pix_init", "real", *shortened]
 
 
 def thetas(experts, k: int):
     """(epochs, P) of expert k, up to the last that is a target."""
     import torch
 
-    return torch.stack([experts.at(k, epoch) for epoch in range(OPTIONS["max_start_epoch"] + OPTIONS["expert_epochs"])])
+    return torch.stack([experts.at(k, epoch) for epoch in range(options()["max_start_epoch"] + options()["expert_epochs"] + 1)])
 
 
 def judged(path: Path) -> list[float]:
@@ -230,7 +237,7 @@ def main() -> None:
         goals = {"95% of the better one's last": 0.95 * max(last.values()), "95% of theirs": 0.95 * last["theirs"], "theirs": last["theirs"]}
         sides["reached"] = {goal: {who: reached(sides[who], a) for who in ("ours", "theirs")} for goal, a in goals.items()}
         result[name] = sides
-        write("time_to_quality", {"judge": JUDGE, "width": WIDTH, "ipc": IPC, "horizon": args.horizon, "mtt": OPTIONS, "methods": result})
+        write("time_to_quality", {"judge": JUDGE, "width": WIDTH, "ipc": IPC, "horizon": args.horizon, "mtt": options(), "methods": result})
 
 
 if __name__ == "__main__":

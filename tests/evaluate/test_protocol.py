@@ -19,7 +19,7 @@ TASKS = tiny_tasks()
 
 def test_every_field_is_hashed():
     base = Protocol("p", steps=10, full_steps=20)
-    other = {"name": "q", "steps": 11, "full_steps": 21, "lrs": (0.5,), "seeds": 6, "unseen": 1, "batch": 7, "momentum": 0.1, "weight_decay": 0.1, "augment": False, "sizes": {"mlp": {"width": 9}}, "nets": ("mlp",)}
+    other = {"name": "q", "steps": 11, "full_steps": 21, "lrs": (0.5,), "seeds": 6, "unseen": 1, "batch": 7, "momentum": 0.1, "weight_decay": 0.1, "augment": False, "sizes": {"mlp": {"width": 9}}, "nets": ("mlp",), "precision": "bfloat16"}
     assert set(other) == {f.name for f in fields(Protocol)}
     hashes = {replace(base, **{name: value}).hash for name, value in other.items()} | {base.hash}
     assert len(hashes) == len(other) + 1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import CASES
 
-from datadistill import nets
+from datadistill import methods, nets
 from datadistill.data.task import Budget, Real, Task
 from datadistill.errors import UsageError
 from datadistill.methods import DM
@@ -63,6 +64,16 @@ def test_loss_and_gradient_are_the_papers(task, chunk, dtype, tolerance, monkeyp
     loss, gradient = paper(task, method, 3, dtype)
     assert float((run.loss - loss).abs()) <= tolerance * float(loss)
     assert float((run.gradient - gradient).norm()) <= tolerance * float(gradient.norm())
+
+
+@pytest.mark.parametrize("name", ["dm", "idm", "m3d", "ncfm", "datadam", "cafe", "dc", "dsa", "idc"])
+def test_bfloat16_points_where_float32_does(name):
+    about, exact = ({**CASES[name][0], "iterations": 1, "width": 16, "precision": precision} for precision in ("bfloat16", "float32"))
+    found, expected = (Watched(0) for _ in range(2))
+    for settings, run in ((about, found), (exact, expected)):
+        methods.get(name, **settings).distill(tiny_tasks()["image"], run)
+    assert not torch.equal(found.gradient, expected.gradient)
+    assert torch.cosine_similarity(found.gradient.flatten(), expected.gradient.flatten(), dim=0) > 0.98
 
 
 def test_no_loss_when_s_is_t():

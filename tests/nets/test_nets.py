@@ -102,6 +102,14 @@ def test_halving_is_average_pooling(shape):
     torch.testing.assert_close(last.grad, expected.grad, rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halving_in_halves(dtype):
+    x, expected = (torch.randn(2, 3, 4, 6, generator=rng(0)).to(dtype).requires_grad_() for _ in range(2))
+    Halve()(x).backward(pull := torch.randn(2, 3, 2, 3, generator=rng(1)).to(dtype))
+    F.avg_pool2d(expected, 2).backward(pull)
+    assert torch.equal(x.grad, expected.grad)
+
+
 def test_halving_has_first_second_and_forward_derivatives():
     x = torch.randn(2, 2, 4, 6, dtype=torch.float64, generator=rng(0)).requires_grad_()
     assert torch.autograd.gradcheck(Halve(), (x,), check_forward_ad=True, check_batched_grad=True)

@@ -37,6 +37,13 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     assert torch.equal(state, torch.random.get_rng_state()), "the global generator was used"
 
 
+def test_training_in_bfloat16_is_about_training_in_float32():
+    exact, rough = (train(Schedule(steps=6, batch=8, precision=precision)) for precision in ("float32", "bfloat16"))
+    a, b, start = weights(exact), weights(rough), weights(student())
+    assert b.dtype == torch.float32 and not torch.equal(a, b)
+    assert (a - b).norm() < 0.1 * (a - start).norm()
+
+
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("limit", [1, 3, 8])
 def test_gradients_accumulated_in_pieces_are_those_of_the_whole_batch(limit, soft):

@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import UsageError
 from ..modalities import Modality
@@ -26,6 +26,7 @@ class Protocol:
     unseen          student families that the method did not look through, beside the one it did
     sizes           net sizes by family; these are the first choice of students, in this order, others take their own defaults
     nets            the student families, as the user named them (`with_nets`); none: chosen by the two rules above
+    precision       in which students are trained; they are tested in float32
     """
 
     name: str
@@ -40,6 +41,7 @@ class Protocol:
     augment: bool = True
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     nets: tuple[str, ...] = ()
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         if self.seeds < 5:
@@ -47,17 +49,19 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        """The first 16 hex digits of the sha256 of every field (of `nets` where there are any): results compare only where it is equal."""
+        """The first 16 hex digits of the sha256 of every field (of `nets` where there are any, of `precision` where it is not float32): results compare only where it is equal."""
         fields = asdict(self)
         if not self.nets:
             del fields["nets"]
+        if self.precision == "float32":
+            del fields["precision"]
         return hashlib.sha256(json.dumps({"version": VERSION, **fields}, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         return {"hash": self.hash, "version": VERSION, **asdict(self)}
 
     def schedule(self, lr: float, *, steps: int | None = None, augment: bool = True) -> Schedule:
-        return Schedule(steps or self.steps, self.batch, lr, self.momentum, self.weight_decay, augment=self.augment and augment)
+        return Schedule(steps or self.steps, self.batch, lr, self.momentum, self.weight_decay, augment=self.augment and augment, precision=self.precision)
 
     def students(self, modality: Modality, used: tuple[str, ...]) -> list[str]:
         """The families to score with: one that the method looked through, then `unseen` that it did not, one of them without

@@ -30,7 +30,6 @@ from .. import nets
 from ..data.task import Task
 from ..match import distribution
 from ..memory import Pieces
-from ..modalities import Augmentation
 from ..nets.layers import hidden
 from ..run import Run
 from ..synthetic import SyntheticSet
@@ -80,7 +79,7 @@ class CAFE(Matching):
             for r in range(self.rounds):
                 x, omega = syn.examples(), self.omega(task, run, "omega", it, r)
                 real = torch.cat([indices for _, indices in batches.draw(it * self.rounds + r, theta, pieces)])
-                loss, gradient = align(theta, omega, real, x.detach(), y, self.beta, task, run, pieces)
+                loss, gradient = align(self.through(partial(layers_of, theta), omega), theta.head.in_features, real, x.detach(), y, self.beta, task, run, pieces)
                 descend(run, optimizer, syn, x, loss, gradient)
                 if r == 0:
                     run.log(it, loss=loss / len(task.classes))
@@ -109,16 +108,18 @@ class CAFE(Matching):
         return float(torch.stack([own.mean() for own in hit.split([len(r) for r in rows])]).mean())
 
 
-def align(theta: nets.Net, omega: Augmentation, real: Tensor, x: Tensor, y: Tensor, beta: float, task: Task, run: Run, pieces: Pieces) -> tuple[Tensor, Tensor]:
-    """(L_f + beta L_d, its gradient by x (m, *shape) of classes y (m,)); real (k,) indices into task.train of this rank's classes."""
-    size = theta.head.in_features
+def layers_of(theta: nets.Net, x: Tensor) -> Tensor:
+    """(n, ...) all layers side by side, each times the root of its weight, the features before the head last."""
+    layers, last = hidden(theta, x)
+    weights = [0.1] * (len(layers) - 1) + [1.0]
+    return torch.cat([*(w**0.5 * layer.flatten(1) for w, layer in zip(weights, layers, strict=False)), 2**0.5 * last], 1)
 
-    def f(x: Tensor, c: Tensor) -> Tensor:
-        """All layers side by side, each times the root of its weight, the features before the head last."""
-        layers, last = hidden(theta, omega(x, c))
-        weights = [0.1] * (len(layers) - 1) + [1.0]
-        return torch.cat([*(w**0.5 * layer.flatten(1) for w, layer in zip(weights, layers, strict=False)), 2**0.5 * last], 1)
 
+def align(f: distribution.Embed, size: int, real: Tensor, x: Tensor, y: Tensor, beta: float, task: Task, run: Run, pieces: Pieces) -> tuple[Tensor, Tensor]:
+    """(L_f + beta L_d, its gradient by x (m, *shape) of classes y (m,)).
+
+    f    `layers_of` examples, of which the last `size` are features      real   (k,) indices into task.train of this rank's classes
+    """
     labels = task.train.labels[real]
 
     @torch.no_grad()

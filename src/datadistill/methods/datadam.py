@@ -15,6 +15,7 @@ the logits and the loss is multiplied by 100. Attention needs a grid of position
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, final
 
 import torch
@@ -68,13 +69,8 @@ class DataDAM(Matching):
 
         for it in run.steps(self.iterations, syn, optimizer, batches):
             phi = self.network(task, run, "theta", it).requires_grad_(False)
-            omega = self.omega(task, run, "omega", it)
+            z = self.through(partial(self.looks, phi), self.omega(task, run, "omega", it))
             real = torch.cat([indices for _, indices in batches.draw(it, phi, pieces)])
-
-            def z(x: Tensor, c: Tensor, phi=phi, omega=omega) -> Tensor:
-                layers, features = hidden(phi, omega(x, c))
-                looks = [attention(layer, self.p) for layer in layers[:-1]]
-                return self.scale**0.5 * torch.cat([*looks, self.task_balance**0.5 * phi.head(features)], 1)
 
             def read(piece: slice, real=real) -> Tensor:
                 return task.train.read(real[piece]).to(run.device)
@@ -85,3 +81,9 @@ class DataDAM(Matching):
             descend(run, optimizer, syn, x, loss, gradient)
             run.log(it, loss=loss)
         return syn
+
+    def looks(self, phi: nets.Net, x: Tensor) -> Tensor:
+        """(n, positions of all layers + classes) where phi looks, and what it says."""
+        layers, features = hidden(phi, x)
+        looks = [attention(layer.to(x.dtype), self.p) for layer in layers[:-1]]
+        return self.scale**0.5 * torch.cat([*looks, self.task_balance**0.5 * phi.head(features)], 1)

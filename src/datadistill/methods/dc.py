@@ -87,10 +87,10 @@ def condense(method: Condensation, task: Task, run: Run) -> SyntheticSet:
         it, t = divmod(step, T)
         if t == 0:
             theta.load_state_dict(method.network(task, run, "theta", it).state_dict())
-        omega = method.omega(task, run, "omega", step)
+        logits = method.through(theta, method.omega(task, run, "omega", step))
 
-        def losses(x: Tensor, c: Tensor, omega=omega) -> Tensor:
-            return F.cross_entropy(theta(omega(x, c)), c.to(x.device), reduction="sum")
+        def losses(x: Tensor, c: Tensor, logits=logits) -> Tensor:
+            return F.cross_entropy(logits(x, c), c.to(x.device), reduction="sum")
 
         x = syn.examples()
         loss, pull = match_classes(batches.draw(step, theta, pieces), losses, x, y, gradient.weights(theta), task, run, pieces)

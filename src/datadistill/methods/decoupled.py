@@ -12,13 +12,14 @@ from ..data.task import Real, Task
 from ..errors import UsageError
 from ..labels import Hard, Objective
 from ..modalities import Modality
+from ..precision import Precision
 from ..rng import rng
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..text import safe
 from ..training.embedding import narrow
 from ..training.patches import Patches
-from ..training.recover import Precision, Recovery
+from ..training.recover import Recovery
 from ..training.relabel import Kind, Relabel
 from ..training.teachers import Squeeze, teacher
 from ..training.unlabelled import Contrast, backbone, probed

@@ -56,11 +56,8 @@ class DM(Matching):
 
         for it in run.steps(self.iterations, syn, optimizer, batches):
             psi = self.network(task, run, "theta", it).requires_grad_(False)
-            omega = self.omega(task, run, "omega", it)
+            embed = self.through(psi.embed, self.omega(task, run, "omega", it))
             real = torch.cat([indices for _, indices in batches.draw(it, psi, pieces)])
-
-            def embed(x: Tensor, c: Tensor, psi=psi, omega=omega) -> Tensor:
-                return psi.embed(omega(x, c))
 
             def read(piece: slice, real=real) -> Tensor:
                 return task.train.read(real[piece]).to(run.device)

@@ -72,10 +72,10 @@ class IDC(Matching):
             if step % self.inner == 0:
                 theta.load_state_dict(self.network(task, run, "theta", step // self.inner).state_dict())
                 down.state.clear()
-            omega = self.omega(task, run, "omega", step)
+            logits = self.through(theta, self.omega(task, run, "omega", step))
 
-            def losses(x: Tensor, c: Tensor, omega=omega) -> Tensor:
-                return F.cross_entropy(theta(omega(x, c)), c.to(x.device), reduction="sum")
+            def losses(x: Tensor, c: Tensor, logits=logits) -> Tensor:
+                return F.cross_entropy(logits(x, c), c.to(x.device), reduction="sum")
 
             x = syn.examples()
             y = self._drawn(syn.example_labels().hard, run.rng("synthetic", step))

@@ -72,11 +72,8 @@ class IDM(Matching):
             if it % (self.push_every or (5 if single else 30)) == 0:
                 queue.push(self.network(task, run, "theta", it))
             accuracy = queue.load(net, queue.choose(1, draw)[0])
-            omega = self.omega(task, run, "omega", it)
+            psi = self.through(net.embed, self.omega(task, run, "omega", it))
             real = torch.cat([indices for _, indices in batches.draw(it, net, pieces)])
-
-            def psi(x: Tensor, c: Tensor, omega=omega) -> Tensor:
-                return net.embed(omega(x, c))
 
             def read(piece: slice, real=real) -> Tensor:
                 return task.train.read(real[piece]).to(run.device)

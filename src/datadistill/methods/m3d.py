@@ -56,12 +56,8 @@ class M3D(Matching):
 
         for it in run.steps(self.iterations, syn, optimizer, batches):
             theta = self.network(task, run, "theta", it // self.per_net).requires_grad_(False)
-            omega = self.omega(task, run, "omega", it)
+            psi = self.through(theta.embed, self.omega(task, run, "omega", it))
             real = batches.draw(it, theta, pieces)
-
-            def psi(x: Tensor, c: Tensor, theta=theta, omega=omega) -> Tensor:
-                return theta.embed(omega(x, c))
-
             x = syn.examples(items)
             loss, gradient = per_class(psi, real, x.detach(), y, lambda t, s, c: mmd2(t, s, self.scales), task, run, pieces)
             descend(run, optimizer, syn, x, loss, gradient)

@@ -15,6 +15,7 @@ from ..data.task import Task
 from ..errors import UsageError
 from ..memory import Pieces, gradients
 from ..modalities import Augmentation, Modality
+from ..precision import Precision, computing
 from ..rng import seed_of
 from ..run import Run
 from ..synthetic import SyntheticSet, forms
@@ -42,6 +43,7 @@ class Matching(Method):
     augment: bool = True  # omega, the same for the real and the synthetic examples of a class
     form: str = "pixels"  # what is stored: pixels, multiform:2, ... (see synthetic/forms.py); auto: the paper's, where the data allow it
     sampling: Sampling = "random"  # representative: DREAM's (Liu et al., ICCV 2023), see `Batches`
+    precision: Precision = "float32"  # of convolutions; bfloat16 is faster in wide nets, on devices that have instructions for it
     chunk: int | None = None  # examples through the net at once, a knob for memory that changes no result; none: what fits the caches
 
     def check(self, modality: Modality) -> None:
@@ -70,6 +72,16 @@ class Matching(Method):
     def omega(self, task: Task, run: Run, *key: str | int) -> Augmentation:
         """One draw for each class; or none."""
         return task.modality.augment(run.rng(*key), len(task.classes)) if self.augment else as_it_is
+
+    def through(self, part: Callable[[Tensor], Tensor], omega: Augmentation) -> Callable[[Tensor, Tensor], Tensor]:
+        """x (n, *shape), the class of each (n,) -> part(omega(x)), where part is what of a net is looked at, computed in `precision`."""
+
+        def seen(x: Tensor, c: Tensor) -> Tensor:
+            shown = omega(x, c)
+            with computing(self.precision, x.device):
+                return part(shown).to(x.dtype)
+
+        return seen
 
     def pieces(self, task: Task, run: Run) -> Pieces:
         """Pieces of `chunk` examples: so many that the net's largest activation takes 16 MiB on a CPU, or 1 GiB on a GPU."""

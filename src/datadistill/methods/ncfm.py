@@ -97,8 +97,7 @@ class NCFM(Matching):
 
     def _match(self, real: list[tuple[int, Tensor]], theta: nets.Net, t: Tensor, omega: Augmentation, x: Tensor, y: Tensor, task: Task, run: Run,
                pieces: Pieces) -> tuple[Tensor, Tensor]:
-        def f(x: Tensor, c: Tensor) -> Tensor:
-            return F.normalize(theta.embed(omega(x, c)), dim=1)
+        f = self.through(lambda x: F.normalize(theta.embed(x), dim=1), omega)
 
         def apart(target: Tensor, source: Tensor, c: int) -> Tensor:
             return self.scale * characteristic_distance(characteristic(target, t), characteristic(source, t), self.alpha)

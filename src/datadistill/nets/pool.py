@@ -46,7 +46,11 @@ class _Up(torch.autograd.Function):
     def forward(g: Tensor) -> Tensor:
         g = (g * 0.25).contiguous()
         n, c, h, w = g.shape
-        pairs = torch.view_as_real(torch.complex(g, g)).view(n, c, h, 1, 2 * w)  # torch's fastest way to write each value twice
+        if g.dtype in (torch.float32, torch.float64):
+            pairs = torch.view_as_real(torch.complex(g, g))  # torch's fastest way to write each value twice
+        else:
+            pairs = torch.stack((g, g), -1)
+        pairs = pairs.view(n, c, h, 1, 2 * w)
         return pairs.expand(n, c, h, 2, 2 * w).reshape(n, c, 2 * h, 2 * w)
 
     @staticmethod

@@ -16,6 +16,7 @@ from ..labels import Hard, Labels
 from ..memory import Pieces, gradients
 from ..modalities import Modality
 from ..nets import Net
+from ..precision import Precision, computing
 from ..rng import rng
 from ..run import Flops
 
@@ -31,6 +32,7 @@ class Schedule:
     weight_decay: float = 5e-4
     warmup: float = 0.05
     augment: bool = True
+    precision: Precision = "float32"
 
     def lr_at(self, step: int) -> float:
         """Linear from zero over the warm-up, then a half cosine to zero."""
@@ -95,7 +97,9 @@ def fit(net: Net, examples: Examples, labels: Labels, schedule: Schedule, seed: 
         asked = [part.to(device) for part in labels.ask_about(x, rows, epoch)]
 
         def loss_sum(piece: slice, x: Tensor = x, asked: list[Tensor] = asked, at: float = step / schedule.steps) -> Tensor:
-            return labels.loss(net(x[piece]), *(part[piece] for part in asked), at=at).sum() / size
+            with computing(schedule.precision, x.device):
+                logits = net(x[piece])
+            return labels.loss(logits.to(x.dtype), *(part[piece] for part in asked), at=at).sum() / size
 
         optimizer.param_groups[0]["lr"] = schedule.lr_at(step)
         if counter.total == 0:

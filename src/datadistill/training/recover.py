@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from .. import nets
 from ..labels.views import box
 from ..modalities import Modality
+from ..precision import Precision, computing
 from ..run import Run
 from .targets import Target
 
@@ -143,17 +144,6 @@ class Committee:
         return torch.stack([share * guide.loss(x, y, weight) for guide, share in zip(self.members, self.shares, strict=True)]).sum()
 
 
-Precision = Literal["auto", "float32", "bfloat16"]
-
-
-def in_halves(precision: Precision, device: torch.device) -> bool:
-    """Whether to work in bfloat16."""
-    if precision == "auto":
-        cpu = torch.cpu
-        return device.type == "cuda" or device.type == "cpu" and any(getattr(cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return precision == "bfloat16"
-
-
 @dataclass(frozen=True)
 class Recovery:
     """How units are recovered.
@@ -264,7 +254,7 @@ class Canvas:
 
 def _loss(guide: Guide | Committee, x: Tensor, y: Tensor, how: Recovery, s: int, rng: torch.Generator) -> Tensor:
     seen = jittered(x, how.crop(s / how.steps), how.jitter, how.flip, rng)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=in_halves(how.precision, x.device)):
+    with computing(how.precision, x.device):
         loss = guide.loss(seen, y, how.weight)
     return loss if how.extra is None else loss + how.extra(seen, y)
 
