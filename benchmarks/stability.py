@@ -1,10 +1,10 @@
-"""Does any method end in NaN, or with a learned rate that is not positive? Every data set, one item per class, default settings.
+"""Does any method end in NaN, or with a learned rate that is not positive? Every data set, one item per class, default settings of a CPU.
 
     DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/stability.py [--data magic adult ...] [--methods mtt tesla ...]
 
-Each cell distils once (seed 0) and is looked at: every logged value finite, every stored value finite, the learned step size positive, and
-how often a step was undone because a loss was not finite. results/stability.json; cells that are there are not run again. Sets whose kind of data
-the project does not read yet are not in it.
+Each cell distils once (seed 0), unless board.py has made that very set, and is looked at: every logged value finite, every stored value finite, the learned step size positive, and
+how often a step was undone because a loss was not finite. A number after the name of the data is the side that pictures are made.
+results/stability.json; cells that are there are not run again. Sets whose kind of data the project does not read yet are not in it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from common import MADE, RESULTS, child, machine, real, threads
 
-SETS = ["magic", "htru2", "adult", "pneumoniamnist", "fashion_mnist", "cifar10", "galaxy_zoo1", "imagenette128"]
+SETS = ["magic", "htru2", "adult", "pneumoniamnist", "fashion_mnist", "cifar10", "galaxy_zoo1:32", "imagenette128:32"]
 LIMIT = 420.0
 
 
@@ -27,11 +28,17 @@ def looked_at(name: str, method: str) -> dict:
     import torch
 
     from datadistill import allocator, api
+    from datadistill.synthetic.artifact import Artifact
 
     allocator.tune()
     threads(1)
-    path, label = real(name)
-    artifact = api.distill(path, method, ipc=1, label=label)
+    data, _, side = name.partition(":")
+    path, label = real(data)
+    made = MADE / "sets" / f"{Path(path).stem}{side}-1-{method}-0"
+    if (made / "manifest.json").exists():
+        artifact = Artifact.load(made)
+    else:
+        artifact = api.distill(path, method, ipc=1, label=label, side=int(side) if side else None)
     stored = artifact.read(torch.arange(len(artifact)))
     values = [value for row in artifact.about["curve"] for value in row.values()]
     rate = (artifact.about.get("recipe") or {}).get("lr")
@@ -56,8 +63,9 @@ def main() -> None:
     path = RESULTS / "stability.json"
     cells = json.loads(path.read_text())["cells"] if path.exists() else {}
     for name in args.data:
-        source, label = real(name)
-        modality = load(source, label=label).train.modality
+        data, _, side = name.partition(":")
+        source, label = real(data)
+        modality = load(source, label=label, size=int(side) if side else None).train.modality
         for method in args.methods:
             cell = f"{name} {method}"
             if cell in cells:

@@ -177,7 +177,7 @@ def thetas(experts, k: int):
     """(epochs, P) of expert k, up to the last that is a target."""
     import torch
 
-    return torch.stack([experts.at(k, epoch) for epoch in range(options()["max_start_epoch"] + options()["expert_epochs"] + 1)])
+    return torch.stack([experts.at(k, epoch) for epoch in range(options()["max_start_epoch"] + options()["expert_epochs"])])
 
 
 def judged(path: Path) -> list[float]:
