@@ -1,4 +1,4 @@
-"""The measured board in the documentation: a table and a picture, from benchmarks/results/board_*.json."""
+"""What was measured, for the documentation: tables and a picture, from benchmarks/results/*.json."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ Point = tuple[float, float, str, str]  # x, accuracy, method, family
 
 def boards() -> list[dict[str, Any]]:
     """Every board that was measured, data set by data set, by items per class."""
-    found = [json.loads(path.read_text("utf-8")) for path in RESULTS.glob("board_*.json")]
-    return sorted(found, key=lambda b: (b["data"] != "fashion_mnist", b["data"], b["ipc"]))
+    return sorted(results("board_*.json"), key=lambda b: (b["data"] != "fashion_mnist", b["data"], b["ipc"]))
 
 
 def mean(row: dict[str, Any] | None) -> float | None:
@@ -26,19 +25,19 @@ def mean(row: dict[str, Any] | None) -> float | None:
 
 
 def ranks(board: dict[str, Any]) -> dict[str, int]:
-    """1 for the best; all of the training data takes no part."""
-    scored = {name: mean(row) for name, row in board["methods"].items() if name != "full" and mean(row) is not None}
+    """1 for the best; all of the training data takes no part, nor do settings that somebody chose (after a colon)."""
+    scored = {name: mean(row) for name, row in board["methods"].items() if name != "full" and ":" not in name and mean(row) is not None}
     return {name: 1 + sum(other > own for other in scored.values()) for name, own in scored.items()}
 
 
-def shown(board: dict[str, Any], name: str) -> str:
-    row = board["methods"].get(name)
-    if row is None:
-        return ""
-    if "accuracy" not in row:
-        return "failed"
-    low, high = row["accuracy"]["ci95"]
-    return f"{100 * row['accuracy']['mean']:.1f} ± {50 * (high - low):.1f}"
+def shown(row: dict[str, Any] | None) -> str:
+    """Mean accuracy in per cent, and half its interval."""
+    return "" if row is None else interval(row["accuracy"]) if "accuracy" in row else "failed"
+
+
+def interval(accuracy: dict[str, Any]) -> str:
+    low, high = accuracy["ci95"]
+    return f"{100 * accuracy['mean']:.1f} ± {50 * (high - low):.1f}"
 
 
 def rows() -> tuple[list[str], list[list[object]]]:
@@ -53,8 +52,49 @@ def rows() -> tuple[list[str], list[list[object]]]:
         last = next((r for b in reversed(all_of) if (r := b["methods"].get(name)) and "bytes" in r), {})
         seconds = f"{last['seconds']:.0f}" if last and name != "random" else ""
         place = f"{rank[name]:.1f}" if name in rank else ""
-        table.append([f"`{name}`" if name != "full" else "all of the data", last.get("family", "selection" if name == "random" else ""), *(shown(b, name) for b in all_of), place, seconds, f"{last['bytes']:,}" if last else ""])
+        table.append([f"`{name}`" if name != "full" else "all of the data", last.get("family", "selection" if name == "random" else ""), *(shown(b["methods"].get(name)) for b in all_of), place, seconds, f"{last['bytes']:,}" if last else ""])
     return head, table
+
+
+def results(pattern: str) -> Iterator[dict[str, Any]]:
+    yield from (json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob(pattern)))
+
+
+def decoupled() -> tuple[list[str], list[list[object]]]:
+    """(head, rows): each arm's accuracy and bytes, data set by data set and budget by budget."""
+    all_of = list(results("decoupled_*.json"))
+    columns = [(found, ipc) for found in all_of for ipc in dict.fromkeys(row["ipc"] for row in found["rows"].values())]
+    head = ["stored", *(f"{found['data']}{' at ' + str(found['side']) if found['side'] else ''}, {ipc}" for found, ipc in columns)]
+    table: list[list[object]] = [["all of the data", *(shown(found["rows"].get("full")) for found, _ in columns)]]
+    for arm in dict.fromkeys(arm for found in all_of for arm in found["arms"] if arm != "full"):
+        cells = []
+        for found, ipc in columns:
+            row = found["rows"].get(f"{arm}, {ipc} per class")
+            cells.append(shown(row) + (f"<br>{row['bytes']:,} bytes" if row and "bytes" in row else ""))
+        table.append([arm, *cells])
+    return head, table
+
+
+def crossed() -> tuple[list[str], list[list[object]]]:
+    """(head, rows): accuracy of students of other families on the same sets."""
+    table, students = [], []
+    for found in results("cross_*.json"):
+        for name, row in found["methods"].items():
+            students = list(row.get("students", students))
+            table.append([f"{found['data'].replace('_', '-')}, {found['ipc']}", f"`{name}`", *(interval(row["students"][s]) for s in row.get("students", ()))])
+    return ["data, items per class", "method", *students], table
+
+
+def steady() -> tuple[list[str], list[list[object]]]:
+    """(head, rows): of each data set how many methods were distilled, and which of them ended badly or not at all."""
+    table: list[list[object]] = []
+    for found in results("stability.json"):
+        for data in dict.fromkeys(cell.split()[0] for cell in found["cells"]):
+            own = {cell.split()[1]: about for cell, about in found["cells"].items() if cell.split()[0] == data}
+            count = lambda good, own=own: sum(map(good, own.values()))  # noqa: E731
+            bad = [f"`{method}`: {about.get('failed', 'not finite, or a rate that is not positive')}" for method, about in own.items() if not about.get("good", "refused" in about)]
+            table.append([data.replace(":", " at "), count(lambda a: "refused" not in a), count(lambda a: a.get("good", False)), count(lambda a: bool(a.get("undone"))), "; ".join(bad)])
+    return ["data", "methods", "end well", "of these, undid a step", "do not"], table
 
 
 def front(points: list[Point]) -> set[str]:
@@ -94,7 +134,7 @@ def picture() -> str:
     all_of = boards()
     parts: list[str] = []
     for k, board in enumerate(all_of):
-        scored = {n: r for n, r in board["methods"].items() if "accuracy" in r and n not in ("full", "random")}
+        scored = {n: r for n, r in board["methods"].items() if "accuracy" in r and ":" not in n and n not in ("full", "random")}
         lines = {label: found for n, label in (("full", "all of the data"), ("random", "random")) if (found := mean(board["methods"].get(n))) is not None}
         where = f"{board['data'].replace('_', '-')}, {board['ipc']} per class"
         for j, (key, unit) in enumerate((("seconds", "seconds to distil (log)"), ("bytes", "bytes stored (log)"))):

@@ -12,7 +12,7 @@ import ast
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
@@ -74,8 +74,8 @@ def methods_overview() -> Iterator[str]:
     yield from table(["method", "family", "takes", "stores", "when to use it", "paper"], rows)
 
 
-def measured() -> Iterator[str]:
-    yield from table(*board.rows())
+def measured(what: Callable[[], tuple[list[str], list[list[object]]]]) -> Callable[[], Iterator[str]]:
+    return lambda: table(*what())
 
 
 def methods_each() -> Iterator[str]:
@@ -118,7 +118,7 @@ def commands_each() -> Iterator[str]:
     yield ""
 
 
-PARTS = {"measured": measured, "methods_overview": methods_overview, "methods_each": methods_each, "commands_each": commands_each}
+PARTS = {"measured": measured(board.rows), "decoupled": measured(board.decoupled), "crossed": measured(board.crossed), "steady": measured(board.steady), "methods_overview": methods_overview, "methods_each": methods_each, "commands_each": commands_each}
 
 
 def fresh(text: str) -> str:
