@@ -31,7 +31,7 @@ class Trajectory(Inner):
     family: ClassVar = "trajectory"
     scales_over: ClassVar = "experts"
     LOOPS: ClassVar[dict[int, tuple[int, int, int]]] = CIFAR10
-    quick: ClassVar = {"iterations": 150, "steps": 20, "expert_epochs": 1, "max_start": 1, "batch": 20, "lr": 0.1, "experts": 2, "lr_expert": 0.1, "width": 16}
+    quick: ClassVar = {"iterations": 150, "steps": 20, "expert_epochs": 1, "max_start": 1, "batch": 20, "experts": 2, "lr_expert": 0.1, "width": 16}
 
     iterations: int = 5000
     steps: int | None = None  # N, of the student on S
