@@ -16,11 +16,12 @@ from datadistill.labels import Hard
 from datadistill.labels.views import box, look
 from datadistill.match import batch_norm
 from datadistill.nets.taps import Taps, batch_norms
+from datadistill.precision import in_halves
 from datadistill.rng import rng
 from datadistill.run import Run
 from datadistill.synthetic import SyntheticSet
 from datadistill.testing import same_bits, tiny_tasks
-from datadistill.training.recover import Guide, Recovery, Unit, across, constant, easing, in_halves, jittered, recover, within
+from datadistill.training.recover import Guide, Recovery, Unit, across, constant, easing, jittered, recover, within
 from datadistill.training.statistics import class_moments
 from datadistill.training.targets import ByClass, Running
 
