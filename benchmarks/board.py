@@ -16,13 +16,11 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from common import MADE, RESULTS, child, machine, real
+from common import MADE, RESULTS, attempt, machine, made_set, real
 
 WIDTHS = {"convnet": "convnet:16", "resnet18": "resnet18:8", "vgg": "vgg:8", "vit": "vit:64"}  # of students, where none is given
 LIMIT = 420.0  # seconds for a method, distilling and judging
@@ -67,7 +65,7 @@ def judged(source: str, ipc: int, name: str, seed: int, nets: str, side: int | N
         start = time.process_time()
         method, _, given = name.partition(":")
         settings = dict(pair.split("=") for pair in given.split(",") if pair)
-        made = Path(os.environ["BOARD_SETS"]) / f"{Path(source).stem}{side or ''}-{ipc}-{name}-{seed}"
+        made = made_set(source, side, ipc, name, seed)
         artifact = Artifact.load(made) if (made / "manifest.json").exists() else api.distill(source, method, ipc=ipc, seed=seed, side=side, preset="quick", out=made, **settings)
         cost, recipe = artifact.about["cost"], artifact.about.get("recipe", {})
         about = {
@@ -101,12 +99,7 @@ def board(data: str, ipc: int, wanted: list[str], seed: int, nets: str) -> None:
             continue
         others = [json.loads(other.read_text()) for other in RESULTS.glob(f"{stem}_{data}_ipc*.json")]
         same = [other["methods"]["full"] for other in others if name == "full" in other["methods"] and other["protocol"]["hash"] == protocol.hash]
-        try:
-            rows[name] = same[0] if same else child(__file__, real(data)[0], ipc, name, seed, nets, limit=LIMIT)
-        except subprocess.TimeoutExpired:
-            rows[name] = {"failed": f"took more than {LIMIT:.0f} seconds"}
-        except subprocess.CalledProcessError as error:
-            rows[name] = {"failed": f"ended with exit code {error.returncode}"}
+        rows[name] = same[0] if same else attempt(__file__, real(data)[0], ipc, name, seed, nets, limit=LIMIT)
         print(data, ipc, name, rows[name].get("accuracy", rows[name]), rows[name].get("seconds"), flush=True)
         command = f"DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/board.py --data {data} --ipc {ipc} --seed {seed} --nets {nets}"
         result = {"command": command, "machine": machine(), "data": data, "ipc": ipc, "seed": seed, "protocol": protocol.to_json()}
@@ -125,7 +118,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--nets", default="convnet")
     args = parser.parse_args()
-    os.environ.setdefault("BOARD_SETS", str(MADE / "sets"))
     os.environ.setdefault("DATADISTILL_CACHE", str(MADE / "cache"))
     for data in args.data:
         for ipc in args.ipc:

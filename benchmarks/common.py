@@ -98,6 +98,16 @@ def child(script: str, *args: object, tune: bool = True, env: dict[str, str] | N
     return json.loads(found.stdout.splitlines()[-1])
 
 
+def attempt(script: str, *args: object, limit: float) -> dict:
+    """What `child` finds, or why it found nothing: {"failed": ...}."""
+    try:
+        return child(script, *args, limit=limit)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took more than {limit:.0f} seconds"}
+    except subprocess.CalledProcessError as error:
+        return {"failed": f"ended with exit code {error.returncode}"}
+
+
 def write(name: str, result: dict) -> None:
     """results/NAME.json, with the command that made it."""
     RESULTS.mkdir(exist_ok=True)
@@ -109,6 +119,17 @@ def write(name: str, result: dict) -> None:
 
 DATA = Path(os.environ.get("DATADISTILL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 MADE = Path(os.environ.get("DATADISTILL_BENCH", Path(tempfile.gettempdir()) / "datadistill-bench"))
+
+
+def sized(text: str) -> tuple[str, int | None]:
+    """DATA[:SIDE]: the name of the data, and the side that its pictures are made."""
+    name, _, side = text.partition(":")
+    return name, int(side) if side else None
+
+
+def made_set(source: str, side: int | None, ipc: int, method: str, seed: int) -> Path:
+    """Where the benchmarks keep a set that was distilled with quick settings; the method's name may carry its other settings."""
+    return MADE / "sets" / f"{Path(source).stem}{side or ''}-{ipc}-{method}-{seed}"
 
 
 def real(name: str) -> tuple[str, str | None]:

@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 
 from board import judged, protocol_for
-from common import MADE, RESULTS, child, machine, real
+from common import MADE, RESULTS, attempt, machine, real, sized
 
 TEACHER, ITERATIONS, LIMIT = "net=resnet18,width=8", 100, 1200.0
 ARMS = {
@@ -39,9 +38,8 @@ def main() -> None:
     parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10, 50])
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    os.environ.setdefault("BOARD_SETS", str(MADE / "sets"))
     os.environ.setdefault("DATADISTILL_CACHE", str(MADE / "cache"))
-    for data, _, side in (text.partition(":") for text in args.data):
+    for data, side in map(sized, args.data):
         path, protocol = RESULTS / f"decoupled_{data}.json", protocol_for("convnet")
         rows = json.loads(path.read_text())["rows"] if path.exists() else {}
         for ipc in args.ipc:
@@ -49,13 +47,10 @@ def main() -> None:
                 key = arm if name == "full" else f"{arm}, {ipc} per class"
                 if "accuracy" in rows.get(key, {}):
                     continue
-                try:
-                    rows[key] = {"ipc": ipc, "arm": arm, **child(__file__, real(data)[0], side or 0, ipc, name, args.seed, limit=LIMIT)}
-                except subprocess.SubprocessError as error:
-                    rows[key] = {"ipc": ipc, "arm": arm, "failed": f"took more than {LIMIT:.0f} seconds" if isinstance(error, subprocess.TimeoutExpired) else "ended with an error"}
+                rows[key] = {"ipc": ipc, "arm": arm, **attempt(__file__, real(data)[0], side or 0, ipc, name, args.seed, limit=LIMIT)}
                 print(data, key, rows[key].get("accuracy", rows[key]), rows[key].get("seconds"), flush=True)
-                command = f"DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/decoupled.py --data {data}{':' * bool(side)}{side}"
-                about = {"command": command, "machine": machine(), "data": data, "side": int(side or 0) or None, "seed": args.seed, "protocol": protocol.to_json(), "arms": ARMS}
+                command = f"DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/decoupled.py --data {data}{f':{side}' if side else ''}"
+                about = {"command": command, "machine": machine(), "data": data, "side": side, "seed": args.seed, "protocol": protocol.to_json(), "arms": ARMS}
                 path.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 
 

@@ -60,17 +60,10 @@ def measure(name: str) -> dict:
     from datadistill.run import Nowhere, Run
     from datadistill.synthetic.artifact import Artifact
 
-    class Kept(Nowhere):
-        def bytes(self) -> dict[str, int]:
-            found: dict[str, int] = {}
-            for (name, _), entry in self._cache.items():
-                found[name] = found.get(name, 0) + sum(t.numel() * t.element_size() for part, t in entry.items() if not part.startswith("(cost"))
-            return found
-
     allocator.tune()
     threads(1)
     method, task = job(name)
-    kept, begun = Kept(), time.process_time()
+    kept, begun = Nowhere(), time.process_time()
     artifact = Artifact.of(method.distill(task, Run(0, snapshots=kept)), {})
     return {"seconds": round(time.process_time() - begun, 2), "MiB": round(peak_bytes() / 2**20), "bytes": artifact.bytes, "cache": kept.bytes()}
 

@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
-from pathlib import Path
 
-from common import MADE, RESULTS, child, machine, real, threads
+from common import MADE, RESULTS, attempt, machine, made_set, real, sized, threads
 
 SETS = ["magic", "htru2", "adult", "pneumoniamnist", "fashion_mnist", "cifar10", "galaxy_zoo1:32", "imagenette128:32"]
 LIMIT = 420.0
@@ -32,13 +30,13 @@ def looked_at(name: str, method: str) -> dict:
 
     allocator.tune()
     threads(1)
-    data, _, side = name.partition(":")
+    data, side = sized(name)
     path, label = real(data)
-    made = MADE / "sets" / f"{Path(path).stem}{side}-1-{method}-0"
+    made = made_set(path, side, 1, method, 0)
     if (made / "manifest.json").exists():
         artifact = Artifact.load(made)
     else:
-        artifact = api.distill(path, method, ipc=1, label=label, side=int(side) if side else None)
+        artifact = api.distill(path, method, ipc=1, label=label, side=side)
     stored = artifact.read(torch.arange(len(artifact)))
     values = [value for row in artifact.about["curve"] for value in row.values()]
     rate = (artifact.about.get("recipe") or {}).get("lr")
@@ -63,22 +61,18 @@ def main() -> None:
     path = RESULTS / "stability.json"
     cells = json.loads(path.read_text())["cells"] if path.exists() else {}
     for name in args.data:
-        data, _, side = name.partition(":")
+        data, side = sized(name)
         source, label = real(data)
-        modality = load(source, label=label, size=int(side) if side else None).train.modality
+        modality = load(source, label=label, size=side).train.modality
         for method in args.methods:
             cell = f"{name} {method}"
             if cell in cells:
                 continue
             try:
                 methods.get(method).preset("quick").check(modality)
-                cells[cell] = child(__file__, name, method, limit=LIMIT)
+                cells[cell] = attempt(__file__, name, method, limit=LIMIT)
             except UsageError as error:
                 cells[cell] = {"refused": error.got}
-            except subprocess.TimeoutExpired:
-                cells[cell] = {"failed": f"took more than {LIMIT:.0f} seconds"}
-            except subprocess.CalledProcessError as error:
-                cells[cell] = {"failed": f"ended with exit code {error.returncode}"}
             print(cell, cells[cell], flush=True)
             command = "DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/stability.py"
             path.write_text(json.dumps({"command": command, "machine": machine(), "cells": cells}, indent=1) + "\n")

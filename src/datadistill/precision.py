@@ -21,3 +21,8 @@ def in_halves(precision: Precision, device: torch.device) -> bool:
 def computing(precision: Precision, device: torch.device) -> torch.autocast:
     """Within it nets compute in this precision; what comes out may be bfloat16."""
     return torch.autocast(device.type, torch.bfloat16, enabled=in_halves(precision, device))
+
+
+def training(device: torch.device) -> torch.autocast:
+    """Within it teachers and backbones compute: bfloat16 on a GPU, and float32 on a CPU, where what is trained does not depend on its instructions."""
+    return computing("bfloat16" if device.type == "cuda" else "float32", device)

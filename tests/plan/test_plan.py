@@ -117,16 +117,6 @@ def test_units_of_other_sizes_are_made():
 # -- methods ------------------------------------------------------------------------------------------------------------
 
 
-class Kept(Nowhere):
-    """A cache that can be looked into."""
-
-    def bytes(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for (name, _), entry in self._cache.items():
-            found[name] = found.get(name, 0) + sum(t.numel() * t.element_size() for part, t in entry.items() if not part.startswith("(cost"))
-        return found
-
-
 @pytest.mark.parametrize("name", ["random", "herding", "el2n", "dm", "mtt", "sre2l", "lpld", "rded", "g-vbsm", "random-labelled", "teacher-labels"])
 def test_bytes_are_those_of_the_real_thing(name):
     """On long loops that are cut, for an uneven budget; artifact and cache."""
@@ -134,7 +124,7 @@ def test_bytes_are_those_of_the_real_thing(name):
     case = CASES[name][0]
     longer = {k: 9 * v if k in LONGER else v for k, v in case.items()}
     seen = plan(methods.get(name, **longer), task, budget=0.2)
-    cache = Kept()
+    cache = Nowhere()
     real = Artifact.of(methods.get(name, **case).distill(task, Run(0, snapshots=cache)), {})
     assert seen.bytes == real.bytes == seen.samples + seen.labels
     assert seen.samples == sum(t.numel() * t.element_size() for t in real.tensors.values())
@@ -151,7 +141,7 @@ def test_many_classes_are_planned_from_few(name, settings):
     task = Task.of(train, val, Budget(ipc=2))
     method = methods.get(name, **settings)
     seen = plan(method, task, budget=0.2)
-    cache = Kept()
+    cache = Nowhere()
     real = Artifact.of(method.distill(task, Run(0, snapshots=cache)), {})
     assert seen.bytes == real.bytes and seen.cache == cache.bytes()
     assert any("6 classes" in note for note in seen.notes)

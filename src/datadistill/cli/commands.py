@@ -107,7 +107,6 @@ def distill(ctx: click.Context, **flags: Any) -> None:
 
 def _job(ctx: click.Context, flags: dict[str, Any]):
     """The job that the flags describe, and the sha256 that a recipe.lock promised."""
-
     from ..job import Job
 
     ipc, n_bytes = settings.parse_ipc(flags["ipc"]), settings.parse_bytes(flags["bytes"])

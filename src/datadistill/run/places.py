@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from .costs import COST
+
 State = dict[str, Any]
 
 
@@ -41,6 +43,13 @@ class Nowhere:
         if (name, key) not in self._cache:
             self._cache[name, key] = make()
         return self._cache[name, key]
+
+    def bytes(self) -> dict[str, int]:
+        """What is cached under each name, without what is told of its cost."""
+        found: dict[str, int] = {}
+        for (name, _), entry in self._cache.items():
+            found[name] = found.get(name, 0) + sum(t.nbytes for part, t in entry.items() if part != COST)
+        return found
 
     def part(self, name: str) -> Nowhere:
         return self

@@ -57,7 +57,7 @@ class Basis(Form):
         return cls(bases, address, task.modality, settings)
 
     def forward(self, items: Tensor | None = None) -> Tensor:
-        address = self.address if items is None else self.address.unflatten(0, (-1, self.each))[items.to(self.x.device)].flatten(0, 1)
+        address = self.of(items, self.address)
         return (address @ self.x).unflatten(1, self.modality.spec.shape)
 
     def clamp_(self) -> None:

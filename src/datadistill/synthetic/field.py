@@ -53,7 +53,7 @@ class Field(Form):
         return cls(fields, task.modality, settings, torch.cat([gain.expand(layer.shape[1]) for gain, layer in zip(gains, layers, strict=True)]))
 
     def forward(self, items: Tensor | None = None) -> Tensor:
-        x = self.x if items is None else self.x.unflatten(0, (-1, self.each))[items.to(self.x.device)].flatten(0, 1)
+        x = self.of(items, self.x)
         return render(x / self.gain, self.modality.spec.shape)
 
     def clamp_(self) -> None:

@@ -41,6 +41,10 @@ class Form(nn.Module, ABC):
     def forward(self, items: Tensor | None = None) -> Tensor:
         """(k * each, *spec.shape) the examples of these items (k,), or of all, in network space; differentiable."""
 
+    def of(self, items: Tensor | None, x: Tensor) -> Tensor:
+        """(k * each, ...) the rows of x (n * each, ...) that belong to these items (k,), or all."""
+        return x if items is None else x.unflatten(0, (-1, self.each))[items.to(x.device)].flatten(0, 1)
+
     @abstractmethod
     def clamp_(self) -> None:
         """Make the parameters legal again, in place."""

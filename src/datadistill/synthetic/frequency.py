@@ -51,7 +51,7 @@ class Frequency(Form):
         return cls(dct(x).flatten(1)[:, kept], kept, task.modality, settings)
 
     def forward(self, items: Tensor | None = None) -> Tensor:
-        x = self.x if items is None else self.x.unflatten(0, (-1, self.each))[items.to(self.x.device)].flatten(0, 1)
+        x = self.of(items, self.x)
         whole = x.new_zeros(len(x), len(self.kept)).index_copy(1, self.kept.nonzero().squeeze(1), x)
         return dct(whole.unflatten(1, self.modality.spec.shape), inverse=True)
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import nets, store
+from .. import nets, precision, store
 from ..data.task import Real
 from ..errors import UsageError
 from ..memory import Pieces, gradients
@@ -161,7 +161,7 @@ class Teacher:
             x = self.real.modality.augment(run.rng(*key, "omega", epoch, at), len(rows))(x, torch.arange(len(rows)))
 
         def loss_sum(piece: slice) -> Tensor:
-            with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
+            with precision.training(run.device):
                 logits = net(x[piece])
             return F.cross_entropy(logits.float(), y[piece], reduction="sum") / len(rows)
 

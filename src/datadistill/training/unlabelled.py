@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init  # draws nothing
 
-from .. import nets
+from .. import nets, precision
 from ..data.task import Real
 from ..memory import Pieces
 from ..run import Run
@@ -80,7 +80,7 @@ def _train(psi: nets.Net, real: Real, run: Run, how: Contrast, epochs: range, be
         optimizer.param_groups[0]["lr"] = rates.lr_at(epoch * per_epoch + at, how.epochs * per_epoch)
         optimizer.zero_grad(set_to_none=True)
         views = [_view(x, real, how, run.rng("backbone", "view", side, epoch, at)) for side in range(2)]
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.device.type == "cuda"):
+        with precision.training(run.device):
             z = projector(psi.embed(torch.cat(views)))
         contrast(z.float(), how.tau).backward()
         optimizer.step()
