@@ -1,13 +1,13 @@
 """The board: every method on one data set at one budget, by the same judge as `datadistill evaluate`; results/board_DATA_ipcN.json.
 
-    DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/board.py --data fashion_mnist --ipc 1 [--methods dm lpld:labels=hard] [--nets resnet18,vgg,vit,mlp]
+    DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/board.py --data fashion_mnist --ipc 1 [--methods dm lpld:labels=hard] [--nets mlp]
 
 Each method runs with its quick settings (small nets, few steps: a CPU's budget, not the papers'), once, with one seed that nobody chose,
 in a process of its own. Its set is then what a student is trained on from stored bytes; the learning rate is chosen on validation
 data and the test split read once per training seed, as for every verdict. `random` is drawn anew for each training seed.
 Methods that are in the file already, judged by the same protocol, are not run again: an interrupted board goes on. Expert
-trajectories and teachers are made once for all methods that share them; their seconds are counted for each. With --nets the same sets
-are scored by students of other families, into results/cross_DATA_ipcN.json.
+trajectories and teachers are made once for all methods that share them; their seconds are counted for each. With several --nets the same sets
+are scored by students of other families, into results/cross_DATA_ipcN.json. Methods that refuse the data are left out.
 """
 
 from __future__ import annotations
@@ -89,12 +89,14 @@ def judged(source: str, ipc: int, name: str, seed: int, nets: str, side: int | N
 
 def board(data: str, ipc: int, wanted: list[str], seed: int, nets: str) -> None:
     from datadistill import methods
+    from datadistill.data import load
 
-    stem = "board" if nets == "convnet" else "cross"
+    stem = "cross" if "," in nets else "board"
     path, protocol = RESULTS / f"{stem}_{data}_ipc{ipc}.json", protocol_for(nets)
     kept = json.loads(path.read_text()) if path.exists() else {}
     rows = kept.get("methods", {}) if kept.get("protocol", {}).get("hash") == protocol.hash else {}
-    for name in wanted or ["full", *methods.all_methods()]:
+    modality = load(real(data)[0]).train.modality.name
+    for name in wanted or ["full", *(name for name, method in methods.all_methods().items() if modality in method.takes())]:
         if "accuracy" in rows.get(name, {}):
             continue
         others = [json.loads(other.read_text()) for other in RESULTS.glob(f"{stem}_{data}_ipc*.json")]
@@ -102,7 +104,7 @@ def board(data: str, ipc: int, wanted: list[str], seed: int, nets: str) -> None:
         rows[name] = same[0] if same else attempt(__file__, real(data)[0], ipc, name, seed, nets, limit=LIMIT * len(protocol.nets))
         print(data, ipc, name, rows[name].get("accuracy", rows[name]), rows[name].get("seconds"), flush=True)
         command = f"DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/board.py --data {data} --ipc {ipc} --seed {seed} --nets {nets}"
-        result = {"command": command, "machine": machine(), "data": data, "ipc": ipc, "seed": seed, "protocol": protocol.to_json()}
+        result = {"command": command, "machine": machine(), "data": data, "modality": modality, "ipc": ipc, "seed": seed, "protocol": protocol.to_json()}
         path.write_text(json.dumps({**result, "methods": rows}, indent=1) + "\n")
 
 
