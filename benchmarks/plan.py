@@ -4,7 +4,7 @@
 
 Prints and writes results/plan.json. Both sides are in processes of their own, on one thread, in CPU seconds (other work on the machine changes them
 less than the time on the wall) and MiB of VmHWM. Pixels are random: the cost does not depend on what is on them. Jobs are small, and the
-last two have many classes, which are predicted from 2 and 6 of them.
+last three have many classes, which are predicted from fewer of them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ JOBS = {
     "sre2l": ("sre2l", {"iterations": 120, "epochs": 3, "width": 8, "label_epochs": 20}, None),
     "rded": ("rded", {"epochs": 3, "width": 8, "label_epochs": 20}, None),
     "dm, 100 classes": ("dm", {"iterations": 12, "width": 16, "real_batch": 32}, (100, 10_000, 32, 2)),
+    "sre2l, 1000 classes": ("sre2l", {"iterations": 20, "epochs": 2, "width": 8}, (1000, 20_000, 16, 1)),
     "random-labelled, 300 classes": ("random-labelled", {"epochs": 2, "width": 8, "label_epochs": 4}, (300, 9_000, 32, 2)),
 }
 

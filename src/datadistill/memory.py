@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import resource
 import sys
+import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 from .errors import Resources
 
@@ -67,6 +70,32 @@ def gradients(pieces: Pieces, n: int, loss_sum: Callable[[slice], Tensor], param
         return loss.detach()
 
     return torch.stack(pieces.map(n, one)).sum(), total
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of tensors that are made within it: of those alive, and `most` at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive, self.most = 0, 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for t in tree_iter(out):
+            if isinstance(t, Tensor) and (key := (storage := t.untyped_storage())._cdata) not in self._known:
+                self._known.add(key)
+                self._add(storage.nbytes())
+                weakref.finalize(storage, self._freed, key, storage.nbytes())
+        return out
+
+    def _add(self, n: int) -> None:
+        self.alive += n
+        self.most = max(self.most, self.alive)
+
+    def _freed(self, key: int, n: int) -> None:
+        self._known.discard(key)
+        self.alive -= n
 
 
 def peak_bytes(device: torch.device | str = "cpu") -> int:

@@ -1,9 +1,10 @@
 """Seconds, memory and bytes of a distillation, predicted.
 
-Up to DIRECT classes the method itself is begun on the whole task (`Probe`). With more it is begun on two small ones, of FEW classes, with as
-many examples and items in each class as the real one has, and what is found is taken on in a straight line: how often each loop goes
-round, how long a step takes, how much memory is held; every side of every tensor, which gives its bytes exactly. A method whose cost grows
-faster than its classes (kernels between all items) takes longer than is said.
+Up to DIRECT classes the method itself is begun on the whole task (`Probe`). With more it is begun on two small ones, of `some` classes and of
+twice as many, with as many examples and items in each class as the real one has, and what is found is taken on in a straight line: how often
+each loop goes round; how long a step takes, where the larger one's steps are slower; the bytes of tensors that are alive at once, counted one
+by one, on top of what the larger one's process held; every side of every tensor, which gives its bytes exactly. A method whose cost grows faster than
+its classes (kernels between all items) takes longer than is said.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from ..data.ondisk import OnDisk
 from ..data.standin import Standin
 from ..data.task import Real, Task
 from ..labels.base import smallest
-from ..memory import peak_bytes
+from ..memory import Live, peak_bytes
 from ..methods import Method
 from ..synthetic.artifact import Artifact
 from ..text import duration, size
 from .probe import Probe
 
-DIRECT, FEW = 16, (2, 6)
+DIRECT = 16
+EXAMPLES, UNIT = 512, 100  # real examples, and classes of which one item is recovered together, that make batches full
 POOL = 256  # real examples that stand for all
 
 Shape = tuple[int, torch.dtype, tuple[int, ...]]  # how many such tensors, their type and shape
@@ -83,7 +85,8 @@ class Seen:
     classes: int
     seconds: float
     work: Mapping[str, tuple[int, float, float, float]]  # label -> steps, and the quartiles of the seconds of one
-    memory: int
+    memory: int  # the most that the process held
+    alive: int  # the most bytes of tensors made by the method; counted where there are two to compare
     samples: dict[str, Shape]
     labels: dict[str, Shape]
     cache: dict[str, dict[str, Shape]]
@@ -92,8 +95,9 @@ class Seen:
 def plan(method: Method, task: Task, *, seed: int = 0, device: str | torch.device = "cpu", budget: float = 20.0, clock: Callable[[], float] = time.perf_counter) -> Plan:
     """What `method.distill(task)` would cost. budget: seconds that steps may take while it is found out; each loop has one at least."""
     began, classes = clock(), len(task.classes)
-    whole = classes <= DIRECT
-    seen = [_look(method, task if whole else few(task, c), seed, device, budget if whole else budget / 2, clock) for c in ((classes,) if whole else FEW)]
+    less = some(method, task)
+    whole = classes <= max(DIRECT, 2 * less)
+    seen = [_look(method, task, seed, device, budget, clock)] if whole else [_look(method, few(task, c), seed, device, budget / 2, clock, count=True) for c in (less, 2 * less)]
     a, b = seen[0], seen[-1]
 
     def grown(one: float, other: float) -> float:
@@ -103,7 +107,7 @@ def plan(method: Method, task: Task, *, seed: int = 0, device: str | torch.devic
     for label in a.work.keys() & b.work.keys():
         (n, *rates), (m, *others) = a.work[label], b.work[label]
         steps = round(grown(n, m))
-        rate = [grown(one, other) for one, other in zip(rates, others, strict=True)]
+        rate = [grown(one, other) for one, other in zip(rates, others, strict=True)] if others[0] > rates[2] else others
         loops[label] = (steps, rate[1])
         quartiles += steps * np.sort(rate)
     rest = grown(*(s.seconds - sum(n * rate for n, _, rate, _ in s.work.values()) for s in (a, b)))
@@ -117,8 +121,13 @@ def plan(method: Method, task: Task, *, seed: int = 0, device: str | torch.devic
     beyond = max(0.0, labels - grown(*line))  # labels of all classes for all items grow with the square
     cache = {name: total(lambda s, name=name: s.cache.get(name, {})) for name in a.cache.keys() & b.cache.keys()}
     notes = () if whole else (f"from the same method on {a.classes} and {b.classes} classes, taken on in a straight line to {classes:,}",)
-    return Plan(middle, min(low, 0.9 * middle), max(high, 1.1 * middle), loops, round(grown(a.memory, b.memory) + beyond), total(lambda s: s.samples), labels,
+    return Plan(middle, min(low, 0.9 * middle), max(high, 1.1 * middle), loops, round(b.memory + max(0.0, grown(a.alive, b.alive) - b.alive) + beyond), total(lambda s: s.samples), labels,
                 {name: n for name, n in cache.items() if n}, clock() - began, notes=notes)  # fmt: skip
+
+
+def some(method: Method, task: Task) -> int:
+    """How many classes are enough for batches to be full, so that more of them make more batches and not larger ones."""
+    return max(4, math.ceil(EXAMPLES * len(task.classes) / len(task.train)), UNIT if method.scales_over == "items" else 0)
 
 
 def few(task: Task, classes: int) -> Task:
@@ -135,14 +144,18 @@ def few(task: Task, classes: int) -> Task:
     return Task(real(task.train), real(task.val), torch.full((classes,), each))
 
 
-def _look(method: Method, task: Task, seed: int, device: str | torch.device, budget: float, clock: Callable[[], float]) -> Seen:
+def _look(method: Method, task: Task, seed: int, device: str | torch.device, budget: float, clock: Callable[[], float], count: bool = False) -> Seen:
+    live = Live()
+    if count:  # by itself, since it takes time
+        with live:
+            method.distill(task, Probe(seed, device=device, quota=task.quota.tolist(), budget=0.0, clock=clock))
     _forget_peak(device)
     probe = Probe(seed, device=device, quota=task.quota.tolist(), budget=budget, clock=clock)
     artifact = Artifact.of(method.distill(task, probe), {})
     seconds = probe.reckoned
     work = {label: (w.steps, *(float(q) for q in np.quantile(w.seconds, (0.25, 0.5, 0.75)))) for label, w in probe.work.items()}
     cache = {name: _shapes({f"{k}/{part}": t for k, entry in enumerate(entries) for part, t in entry.items()}) for name, entries in probe.kept.items()}
-    return Seen(len(task.classes), seconds, work, peak_bytes(device), _shapes(artifact.tensors), _shapes(artifact.labels.tensors()), cache)
+    return Seen(len(task.classes), seconds, work, peak_bytes(device), live.most, _shapes(artifact.tensors), _shapes(artifact.labels.tensors()), cache)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
