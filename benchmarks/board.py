@@ -22,7 +22,7 @@ from typing import Any
 
 from common import MADE, RESULTS, attempt, machine, made_set, real
 
-WIDTHS = {"convnet": "convnet:16", "resnet18": "resnet18:8", "vgg": "vgg:8", "vit": "vit:64"}  # of students, where none is given
+WIDTHS = {"convnet": "convnet:16", "resnet18": "resnet18:8", "vgg": "vgg:8", "vit": "vit:32"}  # of students, where none is given
 LIMIT = 420.0  # seconds for a method, distilling and judging by one family of students
 SETTINGS = {"steps": 150, "full_steps": 600, "lrs": (0.03, 0.1), "seeds": 5}
 

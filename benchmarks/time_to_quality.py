@@ -2,7 +2,7 @@
 
     PEERS=FOLDER DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/time_to_quality.py [--methods dm dsa mtt] [--horizon 600]
 
-Both sides look through a ConvNet-3 of width 32, begin from random real examples and see the same data. Theirs runs unmodified, with its own
+Both sides look through a ConvNet-3 of width 32, begin from the same random real examples and see the same data. Theirs runs unmodified, with its own
 defaults (DM, DSA; MTT those of its README for ten per class, shortened as ours: see `options`) for `horizon` CPU seconds; ours with its quick settings to
 their end. At geometrically spaced CPU times of its own process each side's set is put aside. All sets are then stored as pixels and
 judged alike: narrow ConvNets trained on them, three seeds, a fixed learning rate, **validation** accuracy, as the test split is not for choosing
@@ -93,6 +93,7 @@ def theirs(name: str, horizon: float, path: Path) -> dict:
     module = __import__("distill" if mtt else "main_DM" if name == "dm" else "main")
     shelf, own = Shelf(horizon), task()
     images, labels = peers_theirs.everything(own)
+    begin_with(own)
     count = 0
 
     def watched(function):
@@ -138,6 +139,15 @@ def theirs(name: str, horizon: float, path: Path) -> dict:
     except SystemExit:
         return shelf.save(path)
     raise RuntimeError("their loop ended")
+
+
+def begin_with(own) -> None:
+    """Theirs takes the first of a shuffled class, class by class: the examples that ours begins from."""
+    from datadistill.run import Run
+    from datadistill.synthetic.form import real_indices
+
+    ours, shuffled = iter(real_indices(own, Run(0).rng("init")).split(IPC)), np.random.permutation
+    np.random.permutation = lambda x: shuffled(x) if (first := next(ours, None)) is None else np.concatenate([first, shuffled(x)])
 
 
 def options() -> dict[str, int]:

@@ -154,6 +154,14 @@ def test_estimator_passes_scikit_learns_checks():
     assert not failed and sum(r["status"] == "passed" for r in results) > 20
 
 
+def test_quick_settings_for_tables_are_taken_for_tables_alone():
+    rows, y = blobs()
+    rates = [datadistill.distill((x, y), "dsa", ipc=1, preset="quick", iterations=1, outer=1, width=4, real_batch=8).about["method"]["hyperparameters"]["lr"]
+             for x in (rows, DRAW.integers(256, size=(len(y), 8, 8), dtype=np.uint8))]  # fmt: skip
+    how = datadistill.methods.get("dsa")
+    assert rates == [how.quick_table["lr"], how.quick["lr"]] and rates[0] != rates[1]
+
+
 def test_unknown_names_are_said():
     with pytest.raises(UsageError, match="no method"):
         datadistill.distill(blobs(), method="magic", ipc=1)

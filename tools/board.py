@@ -15,9 +15,9 @@ WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 460, 330, 46, 34, 40
 Point = tuple[float, float, str, str]  # x, accuracy, method, family
 
 
-def boards() -> list[dict[str, Any]]:
-    """Every board that was measured, data set by data set, by items per class."""
-    return sorted(results("board_*.json"), key=lambda b: (b["data"] != "fashion_mnist", b["data"], b["ipc"]))
+def boards(modality: str = "image") -> list[dict[str, Any]]:
+    """Every board that was measured on such data, data set by data set, by items per class."""
+    return sorted((b for b in results("board_*.json") if b.get("modality", "image") == modality), key=lambda b: (b["data"] != "fashion_mnist", b["data"], b["ipc"]))
 
 
 def mean(row: dict[str, Any] | None) -> float | None:
@@ -40,9 +40,9 @@ def interval(accuracy: dict[str, Any]) -> str:
     return f"{100 * accuracy['mean']:.1f} ± {50 * (high - low):.1f}"
 
 
-def rows() -> tuple[list[str], list[list[object]]]:
+def rows(modality: str = "image") -> tuple[list[str], list[list[object]]]:
     """(head, rows): accuracy on each board, the mean rank over them; seconds and bytes of the last board that has the method."""
-    all_of = boards()
+    all_of = boards(modality)
     placed = [ranks(board) for board in all_of]
     names = {name for board in all_of for name in board["methods"]}
     rank = {name: sum(own) / len(own) for name in names if (own := [p[name] for p in placed if name in p])}

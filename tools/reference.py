@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import get_type_hints
 
@@ -78,13 +79,17 @@ def measured(what: Callable[[], tuple[list[str], list[list[object]]]]) -> Callab
     return lambda: table(*what())
 
 
+def quick(method: type, name: str) -> str:
+    return "; for tables ".join(f"`{values[name]}`" for values in (method.quick, method.quick_table) if name in values)
+
+
 def methods_each() -> Iterator[str]:
     for m in all_methods():
         yield from ("", f"### {m.name}", "", first_line(m), "")
         notes = inspect.getdoc(sys.modules[m.__module__]) or ""
         yield from ("```text", notes, "```", "")
         comments, hints = field_comments(m), get_type_hints(m)
-        rows = [[f"`{f.name}`", f"`{f.default}`", f"`{m.quick[f.name]}`" if f.name in m.quick else "", kind(hints[f.name]), comments.get(f.name, "")] for f in fields(m)]
+        rows = [[f"`{f.name}`", f"`{f.default}`", quick(m, f.name), kind(hints[f.name]), comments.get(f.name, "")] for f in fields(m)]
         if not m.quick:
             rows = [[name, default, *rest] for name, default, _, *rest in rows]
         head = ["hyper-parameter", "default", *(["quick"] if m.quick else []), "type", ""]
@@ -118,7 +123,7 @@ def commands_each() -> Iterator[str]:
     yield ""
 
 
-PARTS = {"measured": measured(board.rows), "decoupled": measured(board.decoupled), "crossed": measured(board.crossed), "steady": measured(board.steady), "methods_overview": methods_overview, "methods_each": methods_each, "commands_each": commands_each}
+PARTS = {"measured": measured(board.rows), "tables": measured(partial(board.rows, "tabular")), "decoupled": measured(board.decoupled), "crossed": measured(board.crossed), "steady": measured(board.steady), "methods_overview": methods_overview, "methods_each": methods_each, "commands_each": commands_each}
 
 
 def fresh(text: str) -> str:

@@ -102,10 +102,7 @@ def run_job(
     device = choose_device(job.device)
     method = methods.get(job.method)
     preset = job.preset if job.preset != "auto" else "quick" if method.quick and device == "cpu" else "paper"
-    method = method.preset(preset).with_settings(job.settings)
-    if preset == "quick":
-        changed = ", ".join(f"{k}={getattr(method, k)}" for k in method.quick)
-        progress.say(f"{method.name} with its quick settings for a CPU: {changed} (--preset paper for the paper's)")
+    method.preset(preset).with_settings(job.settings)  # what is wrong with them is said before anything is read
     budget = Budget(job.ipc, job.size, job.ratio, job.bytes)
     if job.threads and job.threads != torch.get_num_threads():
         torch.set_num_threads(job.threads)
@@ -123,6 +120,10 @@ def run_job(
             raise
         for line in data.found.lines():
             progress.say(line)
+        method = method.preset(preset, data.train.modality).with_settings(job.settings)
+        if preset == "quick":
+            changed = ", ".join(f"{k}={getattr(method, k)}" for k in method.quick)
+            progress.say(f"{method.name} with its quick settings for a CPU: {changed} (--preset paper for the paper's)")
         method.check(data.train.modality)
         task = Task.of(data.train, data.val, budget, method.label_bytes(data.train))
         if job.fingerprint not in (None, task.train.fingerprint):

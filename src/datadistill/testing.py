@@ -82,7 +82,7 @@ def check_declared(method: Method, task: Task) -> None:
     assert cls.scales_over is None or isinstance(cls.scales_over, str)
     assert cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}("), f"{cls.__name__} has no docstring"
     assert getattr(inspect.getmodule(cls), "__doc__", None), f"the module of {cls.__name__} has no docstring: paper, algorithm, differences"
-    cls().preset("quick")  # names fields
+    replace(cls(), **{**cls.quick, **cls.quick_table})  # they name fields
     assert cls.takes(), f"{cls.__name__} needs {sorted(cls.needs)}, which no modality has"
 
 

@@ -297,7 +297,7 @@ def list_methods(as_json: bool) -> None:
     from ..methods import all_methods
 
     rows = [
-        {"name": m.name, "family": m.family, "paper": str(m.paper), "modalities": m.takes(), "scales_over": m.scales_over, "about": (m.__doc__ or "").strip().splitlines()[0], "stores": m.stores, "when": m.when, "hyperparameters": m.hyperparameters(), "quick": dict(m.quick)}
+        {"name": m.name, "family": m.family, "paper": str(m.paper), "modalities": m.takes(), "scales_over": m.scales_over, "about": (m.__doc__ or "").strip().splitlines()[0], "stores": m.stores, "when": m.when, "hyperparameters": m.hyperparameters(), "quick": dict(m.quick), "quick_table": dict(m.quick_table)}
         for m in all_methods().values()
     ]
     if as_json:
@@ -307,8 +307,9 @@ def list_methods(as_json: bool) -> None:
         values = ", ".join(f"{k}={v}" for k, v in row["hyperparameters"].items()) or "none"
         click.echo(f"{row['name']}  ({row['family']}; {', '.join(row['modalities'])}; scales over {row['scales_over'] or 'nothing'})")
         click.echo(f"    {row['about']}\n    for: {row['when'] or 'not said'}; stores {row['stores']}\n    {row['paper']}\n    {values}")
-        if row["quick"]:
-            click.echo("    quick: " + ", ".join(f"{k}={v}" for k, v in row["quick"].items()))
+        for key, label in (("quick", "quick"), ("quick_table", "and for tables")):
+            if row[key]:
+                click.echo(f"    {label}: " + ", ".join(f"{k}={v}" for k, v in row[key].items()))
 
 
 @cli.command()

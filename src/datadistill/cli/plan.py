@@ -64,8 +64,9 @@ def plan(source: str | None, method: str, preset: str, shape: str | None, classe
                          "datadistill plan --shape 3x224x224 --classes 1000 --images 1281167")  # fmt: skip
     chosen = choose_device(device)
     how = methods.get(method)
-    quick = preset == "quick" or (preset == "auto" and bool(how.quick) and chosen == "cpu")
-    how = how.preset("quick" if quick else "paper").with_settings(settings.parse_settings(budget["set"]))
+    preset = preset if preset != "auto" else "quick" if how.quick and chosen == "cpu" else "paper"
+    given = settings.parse_settings(budget["set"])
+    how.preset(preset).with_settings(given)  # what is wrong with them is said before anything is read
     ipc, n_bytes = settings.parse_ipc(budget["ipc"]), settings.parse_bytes(budget["bytes"])
     ipc = 10 if (ipc, budget["size"], budget["ratio"], n_bytes) == (None, None, None, None) else ipc
     with Stop(progress):
@@ -76,6 +77,7 @@ def plan(source: str | None, method: str, preset: str, shape: str | None, classe
             found = sources.load(source, label=label, seed=seed, val=val, test=test, size=side, sample=SAMPLE, progress=progress)
             train, held = found.train, found.val
             what = found.found.lines()[0]
+        how = how.preset(preset, train.modality).with_settings(given)
         how.check(train.modality)
         task = Task.of(train, held, Budget(ipc, budget["size"], budget["ratio"], n_bytes), how.label_bytes(train))
         seen = predict(how, task, seed=seed, device=chosen, budget=seconds)
@@ -84,10 +86,10 @@ def plan(source: str | None, method: str, preset: str, shape: str | None, classe
             seen = replace(seen, read=(train.stored.seconds * whole / train.stored[0].numel(), whole if whole > HELD else 0))
     items = int(task.quota.sum())
     if as_json:
-        click.echo(json.dumps({"source": safe(source, 4096) if source else None, "method": how.name, "preset": "quick" if quick else "paper", "items": items, "device": chosen, **seen.to_json()}))
+        click.echo(json.dumps({"source": safe(source, 4096) if source else None, "method": how.name, "preset": preset, "items": items, "device": chosen, **seen.to_json()}))
         return
     click.echo(what)
-    click.echo(f"{how.name} ({'quick' if quick else 'paper'} settings), {items:,} items, on {safe(chosen)}")
+    click.echo(f"{how.name} ({preset} settings), {items:,} items, on {safe(chosen)}")
     click.echo("\n".join(seen.lines()))
 
 

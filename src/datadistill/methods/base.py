@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, get_type_hints
 
 from ..data.task import Real, Task
 from ..errors import UsageError
-from ..modalities import ALL, Modality
+from ..modalities import ALL, Modality, Tabular
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..text import safe
@@ -36,6 +36,7 @@ class Method(ABC):
     soft_labels  whether each label is a number for every class, which counts in a budget of bytes
     needs        traits a modality must have    scales_over  what grows with the machine ("classes", "experts", None)
     quick        settings with which it takes minutes on a CPU, where the paper's (the fields' defaults) would take hours
+    quick_table  those of them that are others for tables
     """
 
     name: ClassVar[str]
@@ -47,6 +48,7 @@ class Method(ABC):
     scales_over: ClassVar[str | None] = None
     soft_labels: ClassVar[bool] = False
     quick: ClassVar[Mapping[str, Any]] = {}
+    quick_table: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
     def distill(self, task: Task, run: Run) -> SyntheticSet:
@@ -79,11 +81,12 @@ class Method(ABC):
                 "`datadistill methods` lists the methods for each kind of data",
             )
 
-    def preset(self, name: str) -> Self:
-        """A copy with the settings of a preset: "paper" (the fields' defaults) or "quick"."""
+    def preset(self, name: str, modality: Modality | None = None) -> Self:
+        """A copy with the settings of a preset: "paper" (the fields' defaults) or "quick", for data of this modality."""
         if name not in ("paper", "quick"):
             raise UsageError(f"no preset {safe(name)!r}", "auto, paper or quick", "--preset quick")
-        return replace(self, **self.quick) if name == "quick" else self
+        table = self.quick_table if isinstance(modality, Tabular) else {}
+        return replace(self, **{**self.quick, **table}) if name == "quick" else self
 
     def with_settings(self, settings: Mapping[str, Any]) -> Self:
         """A copy with these hyper-parameters, each read as its field's type from its text (`--set lr=0.5`)."""
