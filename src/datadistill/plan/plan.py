@@ -1,7 +1,7 @@
 """Seconds, memory and bytes of a distillation, predicted.
 
 Up to DIRECT classes the method itself is begun on the whole task (`Probe`). With more it is begun on two small ones, of `some` classes and of
-twice as many, with as many examples and items in each class as the real one has, and what is found is taken on in a straight line: how often
+twice as many at least, with as many examples and items in each class as the real one has, and what is found is taken on in a straight line: how often
 each loop goes round; how long a step takes, where the larger one's steps are slower; the bytes of tensors that are alive at once, counted one
 by one, on top of what the larger one's process held; every side of every tensor, which gives its bytes exactly. A method whose cost grows faster than
 its classes (kernels between all items) takes longer than is said.
@@ -96,8 +96,8 @@ def plan(method: Method, task: Task, *, seed: int = 0, device: str | torch.devic
     """What `method.distill(task)` would cost. budget: seconds that steps may take while it is found out; each loop has one at least."""
     began, classes = clock(), len(task.classes)
     less = some(method, task)
-    whole = classes <= max(DIRECT, 2 * less)
-    seen = [_look(method, task, seed, device, budget, clock)] if whole else [_look(method, few(task, c), seed, device, budget / 2, clock, count=True) for c in (less, 2 * less)]
+    whole = classes <= (more := max(DIRECT, 2 * less))
+    seen = [_look(method, task, seed, device, budget, clock)] if whole else [_look(method, few(task, c), seed, device, budget / 2, clock, count=True) for c in (less, more)]
     a, b = seen[0], seen[-1]
 
     def grown(one: float, other: float) -> float:
