@@ -102,3 +102,12 @@ def test_files_of_no_use_are_refused(tmp_path, content):
     with pytest.raises(BadInput) as error:
         load(tmp_path / "f", label="y")
     assert error.value.exit_code == 4
+
+
+def test_a_distilled_set_is_told_from_data(tmp_path):
+    import datadistill
+
+    datadistill.distill("digits", "random", ipc=1, out=tmp_path / "set")
+    with pytest.raises(BadInput, match="distilled set") as error:
+        load(tmp_path / "set")
+    assert "report" in error.value.fix

@@ -75,7 +75,12 @@ def _parquet_folder(path: Path) -> bool:
     return parquet.takes(path)
 
 
+def _distilled(path: Path) -> bool:
+    return (path / "manifest.json").is_file() and (path / "samples.safetensors").is_file()
+
+
 FOLDERS = (
+    Reader(_distilled, "sources:refuse_distilled"),
     Reader(_saved_dataset, "hub:read_folder"),
     Reader(_tar_folder, "webdataset:read"),
     Reader(_parquet_folder, "parquet:read"),
@@ -123,6 +128,11 @@ def read_only_file(path: Path, ask: Ask) -> Raw:
     file = _only_file(path)
     assert file is not None
     return _read_file(file, ask)
+
+
+def refuse_distilled(path: Path, ask: Ask) -> Raw:
+    """A set that was made here is not made smaller again."""
+    raise BadInput(f"{safe(path)} is a distilled set, not data", EXPECTED, f"`datadistill report {safe(path)}` shows it, `verify` checks it, `export` writes it as pictures or CSV")
 
 
 def read_parquet(path: Path, ask: Ask) -> Raw:
