@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from .. import store
 from ..data.task import Real
 from ..errors import UsageError
 from ..evaluate import Arm, Protocol
@@ -21,8 +22,8 @@ from ..training.relabel import Relabel, relabel
 
 
 def label_bytes(labels: Labels) -> int:
-    """As stored."""
-    return sum(t.numel() * t.element_size() for t in labels.tensors().values())
+    """Of the file that holds them, names and shapes included."""
+    return len(store.to_bytes(labels.tensors()))
 
 
 def with_labels(artifact: Artifact, labels: Labels, note: dict[str, Any]) -> Artifact:
