@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, get_type_hints
 
 from ..data.task import Real, Task
 from ..errors import UsageError
-from ..modalities import ALL, Modality, Tabular
+from ..modalities import ALL, Modality
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..text import safe
@@ -36,7 +36,7 @@ class Method(ABC):
     soft_labels  whether each label is a number for every class, which counts in a budget of bytes
     needs        traits a modality must have    scales_over  what grows with the machine ("classes", "experts", None)
     quick        settings with which it takes minutes on a CPU, where the paper's (the fields' defaults) would take hours
-    quick_table  those of them that are others for tables
+    quick_table  those of them that are others for tables, whose examples are rows and no grids
     """
 
     name: ClassVar[str]
@@ -85,8 +85,8 @@ class Method(ABC):
         """A copy with the settings of a preset: "paper" (the fields' defaults) or "quick", for data of this modality."""
         if name not in ("paper", "quick"):
             raise UsageError(f"no preset {safe(name)!r}", "auto, paper or quick", "--preset quick")
-        table = self.quick_table if isinstance(modality, Tabular) else {}
-        return replace(self, **{**self.quick, **table}) if name == "quick" else self
+        table = modality is not None and "grid" not in modality.traits
+        return replace(self, **{**self.quick, **(self.quick_table if table else {})}) if name == "quick" else self
 
     def with_settings(self, settings: Mapping[str, Any]) -> Self:
         """A copy with these hyper-parameters, each read as its field's type from its text (`--set lr=0.5`)."""
