@@ -95,13 +95,14 @@ def board(data: str, ipc: int, wanted: list[str], seed: int, nets: str) -> None:
     path, protocol = RESULTS / f"{stem}_{data}_ipc{ipc}.json", protocol_for(nets)
     kept = json.loads(path.read_text()) if path.exists() else {}
     rows = kept.get("methods", {}) if kept.get("protocol", {}).get("hash") == protocol.hash else {}
-    modality = load(real(data)[0]).train.modality.name
+    source, _ = real(data)
+    modality = load(source).train.modality.name
     for name in wanted or ["full", *(name for name, method in methods.all_methods().items() if modality in method.takes())]:
         if "accuracy" in rows.get(name, {}):
             continue
         others = [json.loads(other.read_text()) for other in RESULTS.glob(f"{stem}_{data}_ipc*.json")]
         same = [other["methods"]["full"] for other in others if name == "full" in other["methods"] and other["protocol"]["hash"] == protocol.hash]
-        rows[name] = same[0] if same else attempt(__file__, real(data)[0], ipc, name, seed, nets, limit=LIMIT * len(protocol.nets))
+        rows[name] = same[0] if same else attempt(__file__, source, ipc, name, seed, nets, limit=LIMIT * len(protocol.nets))
         print(data, ipc, name, rows[name].get("accuracy", rows[name]), rows[name].get("seconds"), flush=True)
         command = f"DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/board.py --data {data} --ipc {ipc} --seed {seed} --nets {nets}"
         result = {"command": command, "machine": machine(), "data": data, "modality": modality, "ipc": ipc, "seed": seed, "protocol": protocol.to_json()}

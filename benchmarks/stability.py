@@ -69,7 +69,7 @@ def main() -> None:
             if cell in cells:
                 continue
             try:
-                methods.get(method).preset("quick").check(modality)
+                methods.get(method).preset("quick", modality).check(modality)
                 cells[cell] = attempt(__file__, name, method, limit=LIMIT)
             except UsageError as error:
                 cells[cell] = {"refused": error.got}

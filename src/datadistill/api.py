@@ -101,7 +101,7 @@ def run_job(
     progress = progress or Quiet()
     device = choose_device(job.device)
     method = methods.get(job.method)
-    preset = job.preset if job.preset != "auto" else "quick" if method.quick and device == "cpu" else "paper"
+    preset = method.preset_on(job.preset, device)
     method.preset(preset).with_settings(job.settings)  # what is wrong with them is said before anything is read
     budget = Budget(job.ipc, job.size, job.ratio, job.bytes)
     if job.threads and job.threads != torch.get_num_threads():

@@ -56,14 +56,15 @@ def compress(artifact: Path, to: str, source: str | None, protocol: str, out: Pa
     """Keep the labels of ARTIFACT's views in fewer bytes, and say what that costs."""
     from .. import api
     from ..allocator import tune
-    from ..bench.labels import compressed, label_bytes
+    from ..bench.labels import compressed
 
     tune()
     progress = stderr_progress(quiet)
     with Stop(progress):
         before = api.load(artifact)
         after = compressed(before, to, seed=seed)
-        result: dict[str, Any] = {"to": to, "bytes_before": label_bytes(before.labels), "bytes": label_bytes(after.labels), "set_bytes": after.bytes, "dry_run": dry_run}
+        told = after.about["labels"]
+        result: dict[str, Any] = {"to": to, "bytes_before": told["bytes_before"], "bytes": told["bytes"], "set_bytes": after.bytes, "dry_run": dry_run}
         if source is not None:
             result["accuracy_before"], result["accuracy"] = _measured([before, after], source, protocol, label, side, seed, device, progress)
             after.about["labels"] |= {k: result[k] for k in ("accuracy_before", "accuracy")}
@@ -141,7 +142,7 @@ def write(artifact: Path, source: str, kind: str, views: int, crop: float, mix: 
             after = rewritten(before, teachers, how, run)
             if work is not None:
                 work.finish()
-            result |= {"bytes": label_bytes(after.labels), "set_bytes": after.bytes}
+            result |= {"bytes": after.about["labels"]["bytes"], "set_bytes": after.bytes}
             if measure:
                 result["accuracy_before"], result["accuracy"] = _measured([before, after], source, protocol, label, side, seed, device, progress)
                 after.about["labels"] |= {k: result[k] for k in ("accuracy_before", "accuracy")}

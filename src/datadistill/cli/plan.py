@@ -64,7 +64,7 @@ def plan(source: str | None, method: str, preset: str, shape: str | None, classe
                          "datadistill plan --shape 3x224x224 --classes 1000 --images 1281167")  # fmt: skip
     chosen = choose_device(device)
     how = methods.get(method)
-    preset = preset if preset != "auto" else "quick" if how.quick and chosen == "cpu" else "paper"
+    preset = how.preset_on(preset, chosen)
     given = settings.parse_settings(budget["set"])
     how.preset(preset).with_settings(given)  # what is wrong with them is said before anything is read
     ipc, n_bytes = settings.parse_ipc(budget["ipc"]), settings.parse_bytes(budget["bytes"])

@@ -81,6 +81,11 @@ class Method(ABC):
                 "`datadistill methods` lists the methods for each kind of data",
             )
 
+    @classmethod
+    def preset_on(cls, name: str, device: str) -> str:
+        """The preset that is meant: "auto" is quick on a CPU, where the method has such settings, else the paper's."""
+        return name if name != "auto" else "quick" if cls.quick and device == "cpu" else "paper"
+
     def preset(self, name: str, modality: Modality | None = None) -> Self:
         """A copy with the settings of a preset: "paper" (the fields' defaults) or "quick", for data of this modality."""
         if name not in ("paper", "quick"):
