@@ -18,23 +18,24 @@ def shrink() -> Callable[[], None]:
     from datadistill.evaluate import protocol
     from datadistill.methods import BUILT_IN
 
-    before = [(m, dict(m.__init__.__kwdefaults__ or {}), m.__dict__.get("quick")) for m in BUILT_IN], dict(protocol.PROTOCOLS)
+    presets = ("quick", "quick_table")
+    before = [(m, dict(m.__init__.__kwdefaults__ or {}), {p: m.__dict__[p] for p in presets if p in m.__dict__}) for m in BUILT_IN], dict(protocol.PROTOCOLS)
     for method in BUILT_IN:
         defaults = method.__init__.__kwdefaults__ or {}
         small = {name: value for name, value in SMALL.items() if name in defaults}
         defaults.update(small)
-        method.quick = {**method.quick, **small}
+        method.quick, method.quick_table = {**method.quick, **small}, {**method.quick_table, **small}
     sizes = {"convnet": {"width": 4}, "resnet": {"width": 4, "blocks": (1, 1)}, "vgg": {"width": 4}}
     for name, whole in list(protocol.PROTOCOLS.items()):
         protocol.PROTOCOLS[name] = replace(whole, steps=3, full_steps=3, lrs=whole.lrs[:1], sizes=sizes)
 
     def undo() -> None:
-        for method, defaults, quick in before[0]:
+        for method, defaults, own in before[0]:
             (method.__init__.__kwdefaults__ or {}).update(defaults)
-            if quick is None:
-                del method.quick
-            else:
-                method.quick = quick
+            for preset in presets:
+                delattr(method, preset)
+                if preset in own:
+                    setattr(method, preset, own[preset])
         protocol.PROTOCOLS.update(before[1])
 
     return undo

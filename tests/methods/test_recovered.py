@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from datadistill import methods, nets
 from datadistill.match import batch_norm
+from datadistill.methods.decoupled import FromNoise
 from datadistill.methods.delt import DELT
 from datadistill.methods.dwa import push
 from datadistill.methods.gvbsm import sameness
@@ -257,3 +258,16 @@ def test_edc_begins_with_real_examples():
     for item, c in zip(syn.x.data, syn.y.tolist(), strict=True):
         own = real[TASK.train.indices(c)]
         assert (own - item).flatten(1).abs().amax(1).min() < 1e-6
+
+
+# -- those that begin with noise ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(name for name, method in methods.all_methods().items() if issubclass(method, FromNoise)))
+def test_noise_is_the_papers_start_and_real_examples_the_quick_one(name):
+    """Unmoved, items are examples of T, or are none of them."""
+    real = {x.numpy().tobytes() for x in TASK.train.read(torch.arange(len(TASK.train)))}
+    for preset, expected in (("paper", 0), ("quick", len(TASK.labels))):
+        method = methods.get(name).preset(preset).with_settings({**STILL, "iterations": 2})
+        items = method.distill(TASK, Run(0)).x.data
+        assert sum(x.numpy().tobytes() in real for x in items) == expected

@@ -41,7 +41,7 @@ GAINS = {1: (1.5, 0.15), 2: (1.0, 0.125)}  # stage: it ends where the accuracy g
 class ATBPTT(Truncated):
     """Backpropagate the real loss through a window that is placed where training on S has large gradients."""
 
-    quick: ClassVar = {"iterations": 50, "total": 40, "window": 15, "real_batch": 256, "width": 16, "lr": 0.01}
+    quick: ClassVar = {**Truncated.quick, "reach": 3}
     name: ClassVar = "at-bptt"
     stores: ClassVar = "items"
     when: ClassVar = "as RaT-BPTT, with windows where gradients are largest"

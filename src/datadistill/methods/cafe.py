@@ -50,6 +50,7 @@ class CAFE(Matching):
     family: ClassVar = "distribution"
     paper: ClassVar = Paper(title="CAFE: Learning to Condense Dataset by Aligning Features", venue="CVPR 2022", arxiv="2203.01531")
     quick: ClassVar = {"iterations": 8, "rounds": 4, "width": 16, "lr": 0.5, "real_batch": 64, "init": "real"}
+    quick_table: ClassVar = {"width": 64, "real_batch": 512}
 
     iterations: int = 2000  # K
     lr: float = 0.1  # eta

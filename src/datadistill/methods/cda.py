@@ -9,7 +9,7 @@ Differences from the authors' code: as sre2l.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from ..data.task import Task
 from ..run import Run
@@ -18,12 +18,12 @@ from ..training.recover import Guide, across, easing, recover
 from ..training.relabel import relabel
 from ..training.targets import Running
 from .base import Paper
-from .decoupled import Recovered
+from .decoupled import FromNoise
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class CDA(Recovered):
+class CDA(FromNoise):
     """SRe2L from whole images to small crops: easy views first."""
 
     name: ClassVar = "cda"
@@ -35,12 +35,11 @@ class CDA(Recovered):
     lr: float = 0.4
     r: float = 0.05
     milestone: float = 1.0  # m
-    init: Literal["noise", "real"] = "noise"
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
         phis = self.phis(task, run)
-        syn = SyntheticSet.init(task, self.init, run.rng("init")).to(run.device)
+        syn = self.start(task, run)
         how = self.recovery(task, crop=easing(self.crop, self.milestone))
         recover(syn, across(syn.y), [Guide(phi, Running(phi, self.first)) for phi in phis], how, run)
         syn.labels = relabel(syn, phis, self.labelling(task), run)

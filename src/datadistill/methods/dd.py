@@ -44,7 +44,8 @@ class DD(Inner):
     family: ClassVar = "kernel"
     paper: ClassVar = Paper(title="Dataset Distillation", venue="arXiv 2018", arxiv="1811.10959")
     scales_over: ClassVar = "nets"
-    quick: ClassVar = {"iterations": 100, "width": 16, "real_batch": 256}
+    quick: ClassVar = {"iterations": 100, "width": 16, "real_batch": 256, "lr": 0.05}
+    quick_table: ClassVar = {"iterations": 200, "width": 64, "real_batch": 512}
 
     iterations: int = 20_000
     lr: float = 0.01  # the paper's alpha, of x~ and of log eta~, by Adam

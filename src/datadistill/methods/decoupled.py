@@ -126,6 +126,18 @@ class Recovered(Decoupled):
         return Recovery(self.iterations, self.lr, self.r if r is None else r, jitter=jitter, flip=may_flip(task), precision=self.precision, **more)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FromNoise(Recovered):
+    """One whose paper begins with noise. Abstract. Real examples come further in the few steps of the quick settings."""
+
+    quick: ClassVar = {**Recovered.quick, "init": "real"}
+    init: Literal["noise", "real"] = "noise"
+
+    def start(self, task: Task, run: Run) -> SyntheticSet:
+        """S at the beginning, on the run's device."""
+        return SyntheticSet.init(task, self.init, run.rng("init")).to(run.device)
+
+
 def from_patches(task: Task, patches: Patches, phi: nets.Net, run: Run, *, originals: bool = True) -> SyntheticSet:
     """S made of patches, class by class, on the run's device; originals: whether they will be kept as they are."""
     x = per_class(task, run, torch.zeros((len(task.labels), *task.spec.shape)), lambda c: patches.items(task.train, phi, c, int(task.quota[c]), run))

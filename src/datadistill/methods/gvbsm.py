@@ -31,12 +31,12 @@ from ..training.relabel import relabel
 from ..training.statistics import by_patch, measured
 from ..training.targets import Smoothed
 from .base import Paper
-from .decoupled import Recovered
+from .decoupled import FromNoise
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class GVBSM(Recovered):
+class GVBSM(FromNoise):
     """Match statistics of convolutions, batch norms and patches through several teachers, items of a class kept apart."""
 
     name: ClassVar = "g-vbsm"
@@ -56,7 +56,7 @@ class GVBSM(Recovered):
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
         phis = self.phis(task, run)
-        syn = SyntheticSet.init(task, "noise", run.rng("init")).to(run.device)
+        syn = self.start(task, run)
         side = 4 if max(task.spec.shape[1:]) <= 64 else 16
         guides = []
         for phi in phis:

@@ -12,7 +12,7 @@ where theirs are running averages in train mode; labels are pruned example by ex
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from ..data.task import Task
 from ..run import Run
@@ -22,12 +22,12 @@ from ..training.relabel import relabel
 from ..training.statistics import class_moments
 from ..training.targets import ByClass
 from .base import Paper
-from .decoupled import Recovered
+from .decoupled import FromNoise
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class LPLD(Recovered):
+class LPLD(FromNoise):
     """Recover the items of a class together, against the batch-norm statistics of that class."""
 
     name: ClassVar = "lpld"
@@ -38,12 +38,11 @@ class LPLD(Recovered):
     iterations: int = 1000
     lr: float = 0.25
     r: float = 0.01
-    init: Literal["noise", "real"] = "noise"
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
         phis = self.phis(task, run)
-        syn = SyntheticSet.init(task, self.init, run.rng("init")).to(run.device)
+        syn = self.start(task, run)
         guides = [Guide(phi, ByClass(phi, class_moments(phi, task.train, run), self.first)) for phi in phis]
         recover(syn, within(syn.y), guides, self.recovery(task, crop=constant(self.crop)), run)
         syn.labels = relabel(syn, phis, self.labelling(task), run)

@@ -39,6 +39,7 @@ class Truncated(Inner):
 
     family: ClassVar = "kernel"
     scales_over: ClassVar = "nets"
+    quick: ClassVar = {"iterations": 100, "total": 20, "window": 10, "lr": 0.01, "lr_inner": 0.005, "real_batch": 256, "width": 16, "init": "real"}
 
     iterations: int = 60_000
     lr: float = 1e-3  # eta, of U
@@ -74,7 +75,6 @@ class RaTBPTT(Truncated):
     stores: ClassVar = "items"
     when: ClassVar = "few items, when hours are there: the strongest family at small budgets"
     paper: ClassVar = Paper(title="Embarrassingly Simple Dataset Distillation", venue="ICLR 2024", arxiv="2311.07025")
-    quick: ClassVar = {"iterations": 50, "total": 40, "window": 15, "real_batch": 256, "width": 16, "lr": 0.01}
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn, room = self.begin(task, run), self.room(run)

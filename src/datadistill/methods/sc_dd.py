@@ -22,12 +22,12 @@ from ..training.recover import Guide, across, constant, recover
 from ..training.relabel import relabel
 from ..training.targets import Running
 from .base import Paper
-from .decoupled import Recovered
+from .decoupled import FromNoise
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SCDD(Recovered):
+class SCDD(FromNoise):
     """SRe2L through a backbone that never saw a label, and a linear probe."""
 
     name: ClassVar = "sc-dd"
@@ -40,12 +40,11 @@ class SCDD(Recovered):
     r: float = 0.01
     pretraining: Literal["self-supervised", "labels"] = "self-supervised"
     probe_epochs: int = 30
-    init: Literal["noise", "real"] = "noise"
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
         phis = self.backbones(task, run, self.pretraining, self.probe_epochs)
-        syn = SyntheticSet.init(task, self.init, run.rng("init")).to(run.device)
+        syn = self.start(task, run)
         how = self.recovery(task, crop=constant(self.crop))
         recover(syn, across(syn.y), [Guide(phi, Running(phi, self.first)) for phi in phis], how, run)
         syn.labels = relabel(syn, phis, self.labelling(task), run)

@@ -17,7 +17,7 @@ what it costs little to keep.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from ..data.task import Task
 from ..run import Run
@@ -26,12 +26,12 @@ from ..training.recover import Guide, across, constant, recover
 from ..training.relabel import relabel
 from ..training.targets import Running
 from .base import Paper
-from .decoupled import Recovered
+from .decoupled import FromNoise
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SRe2L(Recovered):
+class SRe2L(FromNoise):
     """Recover images whose classes a teacher knows and whose batch-norm statistics are those of the real data."""
 
     name: ClassVar = "sre2l"
@@ -43,12 +43,11 @@ class SRe2L(Recovered):
     iterations: int = 1000
     lr: float = 0.25
     r: float = 0.01  # alpha_BN
-    init: Literal["noise", "real"] = "noise"
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
         phis = self.phis(task, run)
-        syn = SyntheticSet.init(task, self.init, run.rng("init")).to(run.device)
+        syn = self.start(task, run)
         how = self.recovery(task, crop=constant(self.crop))
         recover(syn, across(syn.y), [Guide(phi, Running(phi, self.first)) for phi in phis], how, run)
         syn.labels = relabel(syn, phis, self.labelling(task), run)

@@ -32,12 +32,12 @@ from ..training.relabel import relabel
 from ..training.statistics import class_moments, fingerprint
 from ..training.targets import EachClass
 from .base import Paper
-from .decoupled import Recovered
+from .decoupled import FromNoise
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class WMDD(Recovered):
+class WMDD(FromNoise):
     """Recover the items of a class at the Wasserstein barycentre of its features."""
 
     name: ClassVar = "wmdd"
@@ -62,7 +62,7 @@ class WMDD(Recovered):
                 guide.target.atoms = points[unit.items].to(run.device)
             return guides
 
-        syn = SyntheticSet.init(task, "noise", run.rng("init")).to(run.device)
+        syn = self.start(task, run)
         how = self.recovery(task, crop=constant(self.crop), r=1.0)
         recover(syn, whole_classes(syn.y, self.batch), guides, how, run, choose)
         syn.labels = relabel(syn, phis, self.labelling(task), run)
