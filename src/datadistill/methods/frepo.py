@@ -49,6 +49,7 @@ class FRePo(Features):
     stores: ClassVar = "items and learned outputs"
     when: ClassVar = "few items per class, and little time: strong at one"
     quick: ClassVar = {"iterations": 300, "lr": 0.01, "real_batch": 256, "width": 32, "pool": 4, "max_updates": 30}
+    quick_table: ClassVar = {"real_batch": 512, "width": 64}
 
     iterations: int = 500_000
     lr: float = 3e-4  # eta: the share of its length that X_s, or Y_s, moves in a step

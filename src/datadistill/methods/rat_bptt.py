@@ -40,6 +40,7 @@ class Truncated(Inner):
     family: ClassVar = "kernel"
     scales_over: ClassVar = "nets"
     quick: ClassVar = {"iterations": 100, "total": 20, "window": 10, "lr": 0.01, "lr_inner": 0.005, "real_batch": 256, "width": 16, "init": "real"}
+    quick_table: ClassVar = {"iterations": 200, "lr": 0.05, "lr_inner": 0.01, "real_batch": 512, "width": 64}
 
     iterations: int = 60_000
     lr: float = 1e-3  # eta, of U
