@@ -17,15 +17,15 @@ import sys
 from board import judged, protocol_for
 from common import MADE, RESULTS, attempt, machine, real, sized
 
-TEACHER, NOISE, ITERATIONS, LIMIT = "net=resnet18,width=8", "init=noise", 100, 1200.0
+TEACHER, ITERATIONS, LIMIT = "net=resnet18,width=8", 100, 1200.0
+STARTS = {"SRe2L": "sre2l:init=noise,lr=0.25,", "CDA": "cda:init=noise,lr=0.4,", "EDC": "edc:", "FADRM": "fadrm:"}  # the papers', where quick settings have another
 ARMS = {
     "full": "full",
     "random, hard labels": "random",
     "random, a soft label each": f"random-labelled:labels=soft,{TEACHER}",
     "random, labels of views": f"random-labelled:labels=views,{TEACHER}",
     "RDED, labels of views": f"rded:labels=views,{TEACHER}",
-    **{f"{title}, labels of views": f"{name}:labels=views,{NOISE},iterations={ITERATIONS},{TEACHER}" for title, name in (("SRe2L", "sre2l"), ("CDA", "cda"))},
-    **{f"{title}, labels of views": f"{name}:labels=views,iterations={ITERATIONS},{TEACHER}" for title, name in (("EDC", "edc"), ("FADRM", "fadrm"))},
+    **{f"{title}, labels of views": f"{start}labels=views,iterations={ITERATIONS},{TEACHER}" for title, start in STARTS.items()},
 }
 
 

@@ -14,6 +14,8 @@ from ..run import Run
 from ..synthetic import SyntheticSet
 from ..text import safe
 
+TABLE = {"width": 64, "real_batch": 512}  # of quick settings for tables: a net and a batch of that size cost little there
+
 
 @dataclass(frozen=True)
 class Paper:

@@ -33,7 +33,7 @@ from ..memory import Pieces
 from ..nets.layers import hidden
 from ..run import Run
 from ..synthetic import SyntheticSet
-from .base import Paper
+from .base import TABLE, Paper
 from .matching import Batches, Init, Matching, descend, minibatches, train
 
 HALVED = (0.6, 0.8, 0.9)  # of the iterations: where eta is halved (the authors' 1200, 1600 and 1800 of 2000)
@@ -50,7 +50,7 @@ class CAFE(Matching):
     family: ClassVar = "distribution"
     paper: ClassVar = Paper(title="CAFE: Learning to Condense Dataset by Aligning Features", venue="CVPR 2022", arxiv="2203.01531")
     quick: ClassVar = {"iterations": 8, "rounds": 4, "width": 16, "lr": 0.5, "real_batch": 64, "init": "real"}
-    quick_table: ClassVar = {"width": 64, "real_batch": 512}
+    quick_table: ClassVar = TABLE
 
     iterations: int = 2000  # K
     lr: float = 0.1  # eta

@@ -29,7 +29,7 @@ from ..synthetic import SyntheticSet
 from ..synthetic.set import Recipe
 from ..training.embedding import narrow
 from ..training.unroll import Flat, Loss, unroll
-from .base import Paper
+from .base import TABLE, Paper
 from .inner import Inner, Rate, average, pieces_for, real_loss
 
 
@@ -45,7 +45,7 @@ class DD(Inner):
     paper: ClassVar = Paper(title="Dataset Distillation", venue="arXiv 2018", arxiv="1811.10959")
     scales_over: ClassVar = "nets"
     quick: ClassVar = {"iterations": 100, "width": 16, "real_batch": 256, "lr": 0.05}
-    quick_table: ClassVar = {"iterations": 200, "width": 64, "real_batch": 512}
+    quick_table: ClassVar = {**TABLE, "iterations": 200}
 
     iterations: int = 20_000
     lr: float = 0.01  # the paper's alpha, of x~ and of log eta~, by Adam

@@ -31,7 +31,7 @@ from ..run import Run
 from ..synthetic import SyntheticSet
 from ..training.lamb import LAMB
 from ..training.pool import Pool
-from .base import Paper
+from .base import TABLE, Paper
 from .regression import Features, descend, label_scale
 
 BATCH = 500  # examples of S in a step of a pool's network
@@ -49,7 +49,7 @@ class FRePo(Features):
     stores: ClassVar = "items and learned outputs"
     when: ClassVar = "few items per class, and little time: strong at one"
     quick: ClassVar = {"iterations": 300, "lr": 0.01, "real_batch": 256, "width": 32, "pool": 4, "max_updates": 30}
-    quick_table: ClassVar = {"real_batch": 512, "width": 64}
+    quick_table: ClassVar = TABLE
 
     iterations: int = 500_000
     lr: float = 3e-4  # eta: the share of its length that X_s, or Y_s, moves in a step

@@ -31,7 +31,7 @@ from ..data.task import Task
 from ..match import gradient
 from ..run import Run
 from ..synthetic import SyntheticSet
-from .base import Paper
+from .base import TABLE, Paper
 from .dc import match_classes
 from .matching import Batches, Matching, descend, train
 
@@ -48,7 +48,7 @@ class IDC(Matching):
     papers_form: ClassVar = "multiform:2"
     paper: ClassVar = Paper(title="Dataset Condensation via Efficient Synthetic-Data Parameterization", venue="ICML 2022", arxiv="2205.14959")
     quick: ClassVar = {"iterations": 8, "inner": 10, "width": 32, "real_batch": 32, "synthetic_batch": 64, "net_examples": 1000}
-    quick_table: ClassVar = {"width": 64, "real_batch": 512, "lr": 20.0}  # gradients of rows are small, and the steps are few
+    quick_table: ClassVar = {**TABLE, "lr": 20.0}  # gradients of rows are small, and the steps are few
 
     iterations: int = 2000  # N_outer
     inner: int = 100  # M

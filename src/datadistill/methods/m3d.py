@@ -24,7 +24,7 @@ from ..match import distribution
 from ..match.statistics import mmd2
 from ..run import Run
 from ..synthetic import SyntheticSet
-from .base import Paper
+from .base import TABLE, Paper
 from .matching import Batches, Matching, descend, own_items
 
 
@@ -40,7 +40,7 @@ class M3D(Matching):
     papers_form: ClassVar = "multiform:2"
     paper: ClassVar = Paper(title="M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy", venue="AAAI 2024", arxiv="2312.15927")
     quick: ClassVar = {"iterations": 200, "width": 32, "real_batch": 64}
-    quick_table: ClassVar = {"width": 64, "real_batch": 512}
+    quick_table: ClassVar = TABLE
 
     iterations: int = 10_000  # K
     lr: float = 1.0  # eta, times the items of the largest class: an item's share of L goes down with their number

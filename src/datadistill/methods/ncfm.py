@@ -33,7 +33,7 @@ from ..modalities import Augmentation
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..training.teachers import Squeeze, teacher, untrained
-from .base import Paper
+from .base import TABLE, Paper
 from .m3d import per_class
 from .matching import Batches, Matching, descend, own_items
 
@@ -50,7 +50,7 @@ class NCFM(Matching):
     papers_form: ClassVar = "multiform:2"
     paper: ClassVar = Paper(title="Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", venue="CVPR 2025", arxiv="2502.20653")
     quick: ClassVar = {"iterations": 150, "width": 16, "real_batch": 64, "nets_trained": 2, "epochs": 2, "frequencies": 512}
-    quick_table: ClassVar = {"width": 64, "real_batch": 512, "lr": 0.05}
+    quick_table: ClassVar = {**TABLE, "lr": 0.05}
 
     iterations: int = 20_000  # K
     lr: float = 0.01

@@ -29,7 +29,7 @@ from ..run import Run
 from ..synthetic import SyntheticSet
 from ..training.embedding import narrow
 from ..training.unroll import Adam, Flat, Loss, State, unroll
-from .base import Paper
+from .base import TABLE, Paper
 from .inner import Inner, Start, average, pieces_for, real_loss
 
 
@@ -39,8 +39,8 @@ class Truncated(Inner):
 
     family: ClassVar = "kernel"
     scales_over: ClassVar = "nets"
-    quick: ClassVar = {"iterations": 100, "total": 20, "window": 10, "lr": 0.01, "lr_inner": 0.005, "real_batch": 256, "width": 16, "init": "real"}
-    quick_table: ClassVar = {"iterations": 200, "lr": 0.05, "lr_inner": 0.01, "real_batch": 512, "width": 64}
+    quick: ClassVar = {"iterations": 100, "total": 20, "window": 10, "lr": 0.01, "lr_inner": 0.005, "real_batch": 256, "width": 16}
+    quick_table: ClassVar = {**TABLE, "init": "real", "iterations": 200, "lr": 0.05, "lr_inner": 0.01}
 
     iterations: int = 60_000
     lr: float = 1e-3  # eta, of U
