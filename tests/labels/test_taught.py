@@ -49,7 +49,7 @@ def test_a_taught_student_sees_new_views_and_what_the_teachers_say_of_them(monke
     monkeypatch.setattr(nets.ConvNet, "embed", lambda self, x: (shown.append(x.detach().clone()), embed(self, x))[1])
     monkeypatch.setattr(Taught, "loss", lambda self, logits, *more, at: (asked.append(more), loss(self, logits, *more, at=at))[1])
     fit(nets.build("convnet", TASK.spec, rng(0), width=4), examples, kept, Schedule(steps=3, batch=7, augment=True), 0)
-    views = Views(3)
+    views = Views(3, crop=7 * 7 / (8 * 8))
     for step in range(3):
         rows = torch.randperm(7, generator=rng(0, "order", step))
         x = views.of(examples.read, rows, torch.full_like(rows, step), 7)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datadistill.labels.views import Views, box, cut, look, show
+from datadistill.labels.views import Views, box, cut, look, show, visible
 from datadistill.rng import rng
 
 X = torch.rand((9, 3, 12, 16), generator=rng(0))
@@ -35,6 +35,14 @@ def test_a_box_lies_inside_and_has_its_area_and_a_shape_that_fits(u, least):
     assert top >= 0 and left >= 0 and top + height <= 1 + 1e-12 and left + width <= 1 + 1e-12
     assert height * width == pytest.approx(least + (1 - least) * u[0])
     assert 3 / 4 - 1e-9 <= width / height <= 4 / 3 + 1e-9
+
+
+@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=4, max_size=4), st.integers(1, 64), st.integers(1, 64))
+@settings(max_examples=200, deadline=None)
+def test_a_crop_shows_some_pixels_or_all_there_are(u, height, width):
+    _, _, down, across = box(u, visible(0.08, (height, width)))
+    assert down * height * across * width >= min(7, height) * min(7, width) - 1e-6
+    assert visible(0.08, (28, 28)) == 0.08 and visible(1.0, (height, width)) == 1.0  # the papers' sizes are as they were
 
 
 @given(st.lists(st.floats(0, 1, exclude_max=True), min_size=3, max_size=3), st.integers(1, 40), st.integers(1, 40))

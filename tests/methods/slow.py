@@ -12,6 +12,11 @@ from datadistill.synthetic import SyntheticSet
 PRECISIONS = [(torch.float32, 1e-5), (torch.float64, 1e-9)]
 
 
+def papers_form(task) -> str:
+    """What `form=auto` of IDC, IDM, M3D and NCFM is where pictures have the papers' sizes."""
+    return "multiform:2" if "grid" in task.modality.traits else "pixels"
+
+
 class Watched(Run):
     """Keeps (loss, gradient by the items of S) of every descent instead of stepping."""
 

@@ -144,7 +144,7 @@ def test_cim_by_hand(phi, monkeypatch):
     """Sources by cross-entropy, mosaic, and two steps of AdamW on the distance of what flows into the head, without an augmentation."""
     plain(TASK, monkeypatch)
     net = methods.get("cim", **TAUGHT).phis(TASK, Run(0))[0]
-    syn = methods.get("cim", iterations=2, candidates=1000, chunk=3, **TAUGHT).distill(TASK, Run(0))
+    syn = methods.get("cim", iterations=2, factor=2, candidates=1000, chunk=3, **TAUGHT).distill(TASK, Run(0))
     deviation = TASK.modality.statistics()[1]
     low, high = ((edge - TASK.modality.statistics()[0]) / deviation for edge in (0.0, 1.0))
     for c in TASK.classes:

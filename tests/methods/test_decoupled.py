@@ -52,7 +52,7 @@ def test_rded_by_hand():
         for i, example in enumerate(examples):
             scored = []
             for j in range(3):
-                frame = torch.tensor([box(u[i, j].tolist(), 0.08)])
+                frame = torch.tensor([box(u[i, j].tolist(), 7 * 7 / (8 * 8))])
                 patch = F.avg_pool2d(look(TASK.train.read(example[None]), frame, torch.tensor([False])), 2)
                 with torch.no_grad():
                     padded = torch.zeros(1, 1, 8, 8)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from slow import PRECISIONS, Watched, agree, watch
+from slow import PRECISIONS, Watched, agree, papers_form, watch
 from torch import nn
 
 from datadistill import nets
@@ -138,9 +138,9 @@ def test_cafe_is_the_papers_loss(task, dtype, tolerance, chunk, monkeypatch):
 def test_cafes_rounds_end_when_the_net_stands_still(monkeypatch):
     """At most `rounds`; with a range that is always small, after ten; with one that is never small, after all of them."""
     task, counted = TASKS["tabular"], []
-    for lambda_1, rounds, expected in ((9.0, 15, 10), (-1.0, 12, 12), (9.0, 3, 3)):
+    for lambda_1, rounds, expected in ((9.0, 15, 10), (0.0, 12, 12), (9.0, 3, 3)):
         run = Watched(0)
-        CAFE(iterations=1, rounds=rounds, width=3, real_batch=3, lambda_1=lambda_1, lambda_2=-1.0, batch_train=9).distill(task, run)
+        CAFE(iterations=1, rounds=rounds, width=3, real_batch=3, lambda_1=lambda_1, lambda_2=0.0, batch_train=9).distill(task, run)
         counted.append((len(run.seen), expected))
     assert all(found == expected for found, expected in counted), counted
 
@@ -153,7 +153,7 @@ def test_cafes_rounds_end_when_the_net_stands_still(monkeypatch):
 @both
 def test_idm_is_the_papers_loss(task, dtype, tolerance, chunk, monkeypatch):
     """With the accuracy of the chosen net put to a half: means of features, and cross-entropy by half of lambda times 100."""
-    method = IDM(iterations=1, width=3, real_batch=5, chunk=chunk, queue=4, net_steps=1, ce_weight=0.02)
+    method = IDM(iterations=1, width=3, real_batch=5, chunk=chunk, form=papers_form(task), queue=4, net_steps=1, ce_weight=0.02)
     slow = Slow(method, task, 3, dtype)
     fresh_nets = [slow.net("theta", "start", k) for k in range(3)] + [slow.net("theta", 0)]
     net = fresh_nets[int(torch.randperm(4, generator=slow.run.rng("draw", 0))[0])]
@@ -216,7 +216,7 @@ def slow_mmd2(x, y, scales):
 @pieces
 @both
 def test_m3d_is_the_papers_loss(task, dtype, tolerance, chunk, monkeypatch):
-    method = M3D(iterations=1, width=3, real_batch=5, chunk=chunk)
+    method = M3D(iterations=1, width=3, real_batch=5, chunk=chunk, form=papers_form(task))
     slow = Slow(method, task, 3, dtype)
     net = slow.net("theta", 0)
     loss = sum(slow_mmd2(net.embed(real), net.embed(own), 5) for _, real, own in slow.classes(5))
@@ -242,7 +242,7 @@ def test_mmd_is_a_distance_between_distributions():
 @both
 def test_ncfm_is_the_papers_loss(task, dtype, tolerance, chunk, monkeypatch):
     """Matching with complex numbers, and the calibration after it."""
-    method = NCFM(iterations=1, width=8, real_batch=5, chunk=chunk, nets_trained=2, epochs=1, frequencies=7, alpha=0.3, calibration=0.7)
+    method = NCFM(iterations=1, width=8, real_batch=5, chunk=chunk, form=papers_form(task), nets_trained=2, epochs=1, frequencies=7, alpha=0.3, calibration=0.7)
     slow = Slow(method, task, 3, dtype)
     draw = slow.run.rng("draw", 0)
     member = int(torch.randint(2, (), generator=draw))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from slow import PRECISIONS, agree, watch
+from slow import PRECISIONS, agree, papers_form, watch
 
 from datadistill import nets
 from datadistill.data.task import Task
@@ -15,6 +15,7 @@ from datadistill.memory import Pieces
 from datadistill.methods import DC, DSA, IDC
 from datadistill.methods.dc import match_classes
 from datadistill.methods.matching import Batches
+from datadistill.modalities import Image
 from datadistill.rng import rng
 from datadistill.run import Run
 from datadistill.synthetic import SyntheticSet
@@ -168,9 +169,9 @@ def test_a_net_with_batch_norm_is_refused():
 @pytest.mark.parametrize("distance", ["mse", "l1"])
 def test_idc_is_the_papers_loss(task, dtype, tolerance, distance, monkeypatch):
     """Gradients of all weights but the head's and no biases, of the examples in each item's grid; then the net is trained on T."""
-    method = IDC(iterations=1, inner=1, width=3, real_batch=5, distance=distance, net_examples=6, chunk=3)
+    method = IDC(iterations=1, inner=1, width=3, real_batch=5, distance=distance, form=papers_form(task), net_examples=6, chunk=3)
     run = Run(3)
-    syn = SyntheticSet.init(task, "real", run.rng("init"), "multiform:2" if task.modality.name == "image" else "pixels").to(dtype)
+    syn = SyntheticSet.init(task, "real", run.rng("init"), papers_form(task)).to(dtype)
     theta = nets.build(task.modality.nets[0], task.spec, run.rng("theta", 0), width=3).to(dtype)
     omega = task.modality.augment(run.rng("omega", 0), len(task.classes))
     loss, named = 0.0, dict(theta.named_parameters())
@@ -205,3 +206,10 @@ def test_idcs_net_is_trained_on_t_as_torch_does(monkeypatch):
     afresh = nets.build("mlp", task.spec, run.rng("theta", 1), width=3)
     for ours, theirs in ((seen[1], theta), (seen[2], afresh)):
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("side", "form"), [(8, "pixels"), (28, "multiform:2")])
+def test_small_pictures_are_not_cut_into_grids(side, form):
+    pixels = torch.zeros((2, 1, side, 32), dtype=torch.uint8)
+    assert IDC().form_for(Image(Image.spec_of(pixels, ("a", "b"), mode="L"))) == form
+    assert replace(IDC(), form="multiform:2").form_for(TASKS["image"].modality) == "multiform:2"

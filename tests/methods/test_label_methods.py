@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from slow import PRECISIONS, agree, watch
 
 from datadistill import nets
-from datadistill.data.task import Real
-from datadistill.errors import UsageError
+from datadistill.data.task import Budget, Real, Task
+from datadistill.errors import NotFinite, UsageError
 from datadistill.match import ridge
 from datadistill.memory import Pieces
 from datadistill.methods import LabelDistillation, TeacherLabels, label_only, label_teacher
@@ -114,6 +114,16 @@ def test_the_features_net_goes_down_the_same_loss_in_any_pieces(chunk):
     assert float(value) == pytest.approx(float(loss.detach()))
     for a, b in zip(ours, torch.autograd.grad(loss, [*theta.features.parameters(), *held.parameters()]), strict=True):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-8)
+
+
+def test_the_same_example_twice_and_no_ridge_end_in_a_message():
+    """K_ss is singular: no number, as the kernel methods have it, which a run knows how to take back."""
+    features = torch.ones((2, 3))
+    assert ridge.predict(features, features, torch.eye(2), 0.0).isnan().all()
+    real = TASKS["tabular"].train
+    same = Real(real.stored[:1].expand(len(real), -1).clone(), real.labels, real.modality)
+    with pytest.raises(NotFinite):
+        LabelDistillation(iterations=2, width=4, ridge=0.0).distill(Task.of(same, same, Budget(ipc=2)), Run(0))
 
 
 def test_learned_labels_serve_the_real_data_better_than_where_they_began():

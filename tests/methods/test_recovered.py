@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -258,6 +259,13 @@ def test_edc_begins_with_real_examples():
     for item, c in zip(syn.x.data, syn.y.tolist(), strict=True):
         own = real[TASK.train.indices(c)]
         assert (own - item).flatten(1).abs().amax(1).min() < 1e-6
+
+
+@pytest.mark.parametrize(("side", "jitter"), [(8, 1), (16, 2), (28, 4), (32, 4), (64, 4), (128, 32)])
+def test_small_pictures_are_rolled_by_few_pixels(side, jitter):
+    task = SimpleNamespace(spec=SimpleNamespace(shape=(3, side, side // 2), facts={}))
+    assert methods.get("sre2l").recovery(task).jitter == jitter
+    assert methods.get("sre2l", jitter=0).recovery(task).jitter == 0
 
 
 # -- those that begin with noise ----------------------------------------------------------------------------------------

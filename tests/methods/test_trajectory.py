@@ -371,6 +371,30 @@ def test_the_moving_average_is_the_mean_of_a_constant_and_lags_behind_a_jump():
     assert torch.equal(syn.x, mean.kept[0])
 
 
+def test_what_ftd_gives_is_the_average_of_where_it_has_been():
+    task, case = TASKS["image"], {**SMALL, "lr": 0.1}
+    path = [methods.get("ftd", **{**case, "iterations": n, "decay": 0.0}).distill(task, Run(0)).x.detach() for n in (1, 2, 3)]
+    mean = SyntheticSet.init(task, "real", Run(0).rng("init")).x.detach()
+    for t, x in enumerate(path, 1):
+        decay = min(0.9, (1 + t) / (10 + t))
+        mean = decay * mean + (1 - decay) * x
+    syn = methods.get("ftd", **{**case, "iterations": 3, "decay": 0.9}).distill(task, Run(0))
+    assert torch.allclose(syn.x, mean, atol=1e-5) and not torch.allclose(syn.x, path[-1], atol=1e-2)
+
+
+@pytest.mark.parametrize(("iterations", "halvings"), [(1, 0), (15, 7), (19, 9), (20, 9)])
+def test_dds_rate_falls_by_half_after_every_tenth_of_the_run(iterations, halvings):
+    rates = []
+
+    class Rates(Run):
+        def descend(self, optimizer, loss):
+            rates.append(optimizer.param_groups[0]["lr"])
+            return super().descend(optimizer, loss)
+
+    methods.get("dd", iterations=iterations, lr=1.0, parts=1, epochs=1, real_batch=2, width=2).distill(TASKS["tabular"], Rates(0))
+    assert rates[0] == 1 and rates[-1] == 0.5**halvings
+
+
 def test_gradients_are_cut_at_a_multiple_of_their_mean_norm():
     p = nn.Parameter(torch.zeros(2))
     optimizer = clipped(torch.optim.SGD([p], lr=1.0), 2.0, 0.9)
@@ -427,6 +451,13 @@ def test_what_makes_no_sense_is_refused(name):
             methods.get(name, net={"image": "resnet", "tabular": "tabresnet"}[kind]).check(TASKS[kind].modality)
         with pytest.raises(UsageError, match="iterations"):
             methods.get(name, iterations=0).check(TASKS[kind].modality)
+
+
+def test_datm_cannot_start_after_the_last_start():
+    with pytest.raises(UsageError, match="min_start=5, max_start=5"):
+        methods.get("datm", min_start=5, max_start=5).check(TASKS["image"].modality)
+    methods.get("datm", min_start=5, max_start=6).check(TASKS["image"].modality)
+    methods.get("datm", min_start=5).check(TASKS["image"].modality)
 
 
 def test_the_first_step_size_is_the_one_that_brings_students_nearest():

@@ -123,8 +123,8 @@ def test_statistics_that_are_met_cost_nothing_and_have_no_slope():
 
 def slow_view(x: torch.Tensor, u: list[float], least: float, jitter: int) -> torch.Tensor:
     """One picture (channels, height, width): cropped, enlarged pixel by pixel, mirrored, rolled."""
-    top, left, height, width = box(u[:4], least)
     channels, h, w = x.shape
+    top, left, height, width = box(u[:4], max(least, 7 * 7 / (h * w)))
     rows = []
     for i in range(h):
         for j in range(w):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from datadistill import nets
-from datadistill.memory import Pieces
+from datadistill.memory import Live, Pieces
 from datadistill.rng import rng
 from datadistill.spec import Spec
 from datadistill.training.unroll import SGD, Adam, Flat, Keep, Loss, unroll
@@ -140,6 +140,24 @@ def test_a_step_graph_is_measured_by_what_it_holds():
     activations = 4 * 4 * 8 * 8 * 8  # one map of the first block: examples, channels, side, side, bytes of a float64
     assert 4 * activations < step_bytes() < 40 * activations
     assert problem.adjoint(SGD(), keep=Keep(0))[0] > 0
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_memory_grows_with_the_steps_by_their_states_alone(inner):
+    peaks, problem = [], Problem("convnet")
+    for steps in (4, 14):
+        with Live() as live:
+            state = INNER[inner].start(problem.theta)
+            unroll(problem.loss, state, problem.lr, (problem.x.requires_grad_(), problem.y), steps, inner=INNER[inner])[0].sum().backward()
+        peaks.append(live.most)
+    of_a_state = sum(t.nbytes for t in state)
+    assert peaks[1] - peaks[0] < 1.1 * 10 * of_a_state < 10 * step_bytes()
+
+
+def test_memory_without_end_keeps_every_graph():
+    keep = Keep(float("inf"))
+    keep.step = 7
+    assert keep.first(N) == 0
 
 
 def test_what_was_measured_is_saved_with_a_run():

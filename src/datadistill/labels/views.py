@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..rng import rng
 
+VISIBLE = 7  # pixels a side: a crop of fewer shows nothing; 0.08 of an example of 28 x 28 has 8 x 8
 DRAWS = 14  # uniform numbers for a view: 5 for its crop and flip, 5 for its partner's, 4 for the mix
 
 
@@ -83,6 +84,11 @@ def box(u: Sequence[float], least: float) -> tuple[float, float, float, float]:
     ratio = math.exp(low + (high - low) * u[1])  # width over height
     height, width = min(1.0, math.sqrt(area / ratio)), min(1.0, math.sqrt(area * ratio))
     return u[2] * (1 - height), u[3] * (1 - width), height, width
+
+
+def visible(least: float, sides: Sequence[int]) -> float:
+    """The least share of the area of a crop of an example of these sides, in which at least VISIBLE pixels a side are seen, or all there are."""
+    return max(least, math.prod(min(1.0, VISIBLE / side) for side in sides))
 
 
 def cut(u: Sequence[float], sides: Sequence[int]) -> tuple[int, int, int, int]:

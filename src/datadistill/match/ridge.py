@@ -7,9 +7,11 @@ from torch import Tensor
 
 
 def predict(queries: Tensor, features: Tensor, targets: Tensor, ridge: float) -> Tensor:
-    """(m, outputs) queries @ W, where W minimises ||features W - targets||^2 + ridge ||W||^2; solved in the space of examples.
+    """(m, outputs) queries @ W, where W minimises ||features W - targets||^2 + ridge ||W||^2; solved in the space of examples. NaN where
+    there is not one such W, as `kernel.dual`.
 
     queries (m, d)      features (n, d)      targets (n, outputs); differentiable in all of them
     """
     gram = features @ features.T + ridge * torch.eye(len(features)).to(features)
-    return queries @ (features.T @ torch.linalg.solve(gram, targets))
+    solved, failed = torch.linalg.solve_ex(gram, targets)
+    return queries @ (features.T @ torch.where(failed > 0, torch.nan, solved))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
@@ -39,6 +40,10 @@ class Method(ABC):
     needs        traits a modality must have    scales_over  what grows with the machine ("classes", "experts", None)
     quick        settings with which it takes minutes on a CPU, where the paper's (the fields' defaults) would take hours
     quick_table  those of them that are others for tables, whose examples are rows and no grids
+
+    Hyper-parameters that are numbers are finite and not negative, and whole ones at least 1, but for
+    may_be_zero  whole ones that may be zero         positive  others that may not         shares  others that are at most one
+    any_sign     those that may be negative
     """
 
     name: ClassVar[str]
@@ -51,6 +56,10 @@ class Method(ABC):
     soft_labels: ClassVar[bool] = False
     quick: ClassVar[Mapping[str, Any]] = {}
     quick_table: ClassVar[Mapping[str, Any]] = {}
+    may_be_zero: ClassVar[frozenset[str]] = frozenset()
+    positive: ClassVar[frozenset[str]] = frozenset()
+    shares: ClassVar[frozenset[str]] = frozenset()
+    any_sign: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def distill(self, task: Task, run: Run) -> SyntheticSet:
@@ -75,13 +84,29 @@ class Method(ABC):
         return [name for name, modality in ALL.items() if cls.needs <= modality.traits]
 
     def check(self, modality: Modality) -> None:
-        """Refuse, clearly, a modality that the method cannot take."""
+        """Refuse, clearly, a modality that the method cannot take, and numbers that make no sense."""
         if modality.name not in self.takes():
             raise UsageError(
                 f"method {self.name!r} cannot take {modality.name} data (it needs: {', '.join(sorted(self.needs))})",
                 f"{' or '.join(self.takes())} data",
                 "`datadistill methods` lists the methods for each kind of data",
             )
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if type(value) in (int, float) and (wanted := self._wanted(f.name, value, whole="int" in str(f.type))):
+                raise UsageError(f"{self.name}.{f.name} = {value} for {modality.name} data", wanted, f"--set {f.name}={'none' if f.default is None else f.default}")
+
+    def _wanted(self, name: str, value: float, *, whole: bool) -> str:
+        """What this hyper-parameter should be, where the value is not that; or nothing."""
+        if not math.isfinite(value):
+            return "a finite number"
+        if name in self.shares and value > 1:
+            return "at most 1"
+        if whole and name not in self.may_be_zero | self.any_sign:
+            return "" if value >= 1 else "at least 1"
+        if name in self.positive:
+            return "" if value > 0 else "above 0"
+        return "" if value >= 0 or name in self.any_sign else "at least 0"
 
     @classmethod
     def preset_on(cls, name: str, device: str) -> str:

@@ -30,6 +30,8 @@ class CDA(FromNoise):
     stores: ClassVar = "items, teacher labels"
     when: ClassVar = "as SRe2L, from easy to hard crops"
     paper: ClassVar = Paper(title="Dataset Distillation via Curriculum Data Synthesis in Large Data Era", venue="TMLR 2024", arxiv="2311.18838")
+    positive: ClassVar = FromNoise.positive | {"milestone"}
+    shares: ClassVar = FromNoise.shares | {"milestone"}
 
     iterations: int = 1000
     lr: float = 0.4

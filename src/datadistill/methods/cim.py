@@ -32,7 +32,7 @@ from ..modalities import Modality
 from ..modalities.base import Augmentation
 from ..nets.taps import Taps
 from ..run import Run
-from ..synthetic import SyntheticSet
+from ..synthetic import SyntheticSet, forms
 from ..training.patches import Patches, mosaic, shrunk, tiles
 from ..training.recover import Canvas
 from ..training.relabel import relabel
@@ -51,10 +51,11 @@ class CIM(Decoupled):
     paper: ClassVar = Paper(title="Condensing Large-Scale Datasets Directly with Minimal Information Loss", venue="ECCV 2026", arxiv="2607.00916")
     statistics: ClassVar = False
     quick: ClassVar = {**Decoupled.quick, "iterations": 50}
+    any_sign: ClassVar = frozenset({"layer"})
 
     iterations: int = 200  # T
     lr: float = 0.01  # in natural units
-    factor: int = 2
+    factor: int | None = None  # tiles to an item: its square; none: 2, and 1 for pictures smaller than the papers' smallest
     candidates: int = 300
     layer: int = -1  # xi, counted among the convolutions and linear maps of phi
     chunk: int = 64  # pairs through phi at once: memory, no result
@@ -67,16 +68,20 @@ class CIM(Decoupled):
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
         phi = self.phis(task, run)[0]
-        syn = SyntheticSet.init(task, "noise", run.rng("init"), f"multiform:{self.factor}").to(run.device)
+        syn = SyntheticSet.init(task, "noise", run.rng("init"), f"multiform:{self.side(task)}").to(run.device)
         classes = list(task.classes)
         for c, made in zip(classes, run.each("recovering", classes, lambda run, c: {"x": self.items(phi, c, task, run)}, steps=self.iterations), strict=True):
             syn.x.data[syn.where(c)] = made["x"].to(run.device)
         syn.labels = relabel(syn, [phi], self.labelling(task), run)
         return syn
 
+    def side(self, task: Task) -> int:
+        """The factor for this task."""
+        return self.factor or (2 if forms.holds_grids(task.modality) else 1)
+
     def items(self, phi: nets.Net, c: int, task: Task, run: Run) -> Tensor:
         """(n, *shape) the items of class c."""
-        n, f, modality = int(task.quota[c]), self.factor, task.modality
+        n, f, modality = int(task.quota[c]), self.side(task), task.modality
         surest = Patches(self.candidates, crops=1, least=1.0, factor=1, keep="surest")  # whole examples
         sources = surest.sources(task.train, phi, c, n * f * f, run).flatten()  # of the first tile of all items, then of the second
         start = mosaic(torch.cat([shrunk(task.train.read(some), f) for some in sources.split(256)]), n, f, task.spec.shape).to(run.device)

@@ -68,6 +68,8 @@ class DATM(Trajectory):
         super().check(modality)
         if self.form != "pixels":
             raise UsageError(f"datm with form={self.form} on {modality.name} data", "form=pixels: every example has a label of its own", "--set form=pixels")
+        if self.max_start is not None and (self.min_start or 0) >= self.max_start:
+            raise UsageError(f"datm: min_start={self.min_start}, max_start={self.max_start} on {modality.name} data", "a first start that is before max_start", f"--set max_start={(self.min_start or 0) + 1}")
 
     def window(self, task: Task) -> tuple[int, int, int]:
         """(T-, T_0, expansion_end)"""

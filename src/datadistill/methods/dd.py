@@ -11,8 +11,8 @@ The gradient goes back through the training step by step, as their code does too
 
 Differences from the authors' code: the ipc examples of a class are dealt out to at most 10 parts (theirs: 10 parts of one
 each), gone through so often that the steps are the paper's 30 (10 parts, 3 times); eta~ is learned as a logarithm (theirs: a
-softplus); examples begin as real ones (theirs: noise, init=noise); S is kept within legal values. The rate falls by half ten
-times over the run, as theirs does.
+softplus), whose slope is cut off at 5; examples begin as real ones (theirs: noise, init=noise); S is kept within legal values.
+The rate falls by half after every tenth of the run, as theirs does.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class DD(Inner):
     scales_over: ClassVar = "nets"
     quick: ClassVar = {"iterations": 100, "width": 16, "real_batch": 256, "lr": 0.05}
     quick_table: ClassVar = {**TABLE, "iterations": 200}
+    positive: ClassVar = frozenset({"eta"})
 
     iterations: int = 20_000
     lr: float = 0.01  # the paper's alpha, of x~ and of log eta~, by Adam
@@ -66,7 +67,7 @@ class DD(Inner):
         optimizer = torch.optim.Adam([*syn.parameters(), *eta.parameters()], lr=self.lr, betas=(0.5, 0.999))
 
         for it in run.steps(self.iterations, syn, eta, optimizer, room["keep"]):
-            if it and it % max(1, self.iterations // 10) == 0:
+            if it and it % -(-self.iterations // 10) == 0:
                 for group in optimizer.param_groups:
                     group["lr"] *= 0.5
 

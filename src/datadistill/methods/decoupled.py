@@ -36,6 +36,8 @@ class Decoupled(Method):
     needs: ClassVar = frozenset({"continuous", "grid"})
     scales_over: ClassVar = "items"
     statistics: ClassVar[bool] = True  # of batch norm are looked at
+    positive: ClassVar = frozenset({"label_crop"})
+    shares: ClassVar = frozenset({"label_crop"})
     quick: ClassVar = {"epochs": 30, "most_steps": 1200, "width": 8}
 
     net: str = "auto"  # phi, the teacher; auto: the modality's first with batch norm; several, shown in turn: resnet+vgg
@@ -111,26 +113,31 @@ class Decoupled(Method):
 class Recovered(Decoupled):
     """One whose items are moved by gradients. Abstract: the hyper-parameters that all of these have."""
 
-    quick: ClassVar = {**Decoupled.quick, "iterations": 200}
+    quick: ClassVar = {**Decoupled.quick, "iterations": 200, "lr": 0.05}  # few steps come further from real examples, not far from them
+    positive: ClassVar = Decoupled.positive | {"crop"}
+    shares: ClassVar = Decoupled.shares | {"crop"}
+    may_be_zero: ClassVar = frozenset({"jitter"})
+
     iterations: int
     lr: float
     r: float  # the weight of the statistics
     first: float = 10.0  # w_1, of the first layer's among them
     crop: float = 0.08  # the least share of the area that a view may be cropped to
-    jitter: int | None = None  # the most pixels that a view is rolled by; none: 4 for sides up to 64, else 32
+    jitter: int | None = None  # the most pixels that a view is rolled by; none: an eighth of sides up to 32, 4 up to 64, else 32
     precision: Precision = "auto"  # of convolutions; auto: bfloat16 where the device has instructions for it
 
     def recovery(self, task: Task, *, r: float | None = None, **more: Any) -> Recovery:
         """How S is recovered, and more of it; r: of a target that weighs its statistics itself."""
-        jitter = self.jitter if self.jitter is not None else 4 if max(task.spec.shape[1:]) <= 64 else 32
+        side = max(task.spec.shape[1:])
+        jitter = self.jitter if self.jitter is not None else min(4, round(side / 8)) if side <= 64 else 32
         return Recovery(self.iterations, self.lr, self.r if r is None else r, jitter=jitter, flip=may_flip(task), precision=self.precision, **more)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FromNoise(Recovered):
-    """One whose paper begins with noise. Abstract. The few steps of the quick settings come further from real examples, not far from them."""
+    """One whose paper begins with noise, and whose quick settings begin with real examples. Abstract."""
 
-    quick: ClassVar = {**Recovered.quick, "init": "real", "lr": 0.05}
+    quick: ClassVar = {**Recovered.quick, "init": "real"}
     init: Literal["noise", "real"] = "noise"
 
     def start(self, task: Task, run: Run) -> SyntheticSet:

@@ -40,6 +40,7 @@ class EDC(Recovered):
     stores: ClassVar = "items, labels of several teachers"
     when: ClassVar = "as G-VBSM from real images, with statistics of classes"
     paper: ClassVar = Paper(title="Elucidating the Design Space of Dataset Condensation", venue="NeurIPS 2024", arxiv="2404.13733")
+    shares: ClassVar = Recovered.shares | {"alpha", "share"}
 
     net: str = "resnet+vgg"
     iterations: int = 2000

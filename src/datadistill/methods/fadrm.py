@@ -36,6 +36,8 @@ class FADRM(Recovered):
     stores: ClassVar = "items, teacher labels"
     when: ClassVar = "as SRe2L, from real patches mixed in again: quicker, closer to real"
     paper: ClassVar = Paper(title="FADRM: Fast and Accurate Data Residual Matching for Dataset Distillation", venue="NeurIPS 2025", arxiv="2506.24125")
+    positive: ClassVar = Recovered.positive | {"smaller"}
+    shares: ClassVar = Recovered.shares | {"smaller", "alpha"}
 
     iterations: int = 2000  # of all stages
     lr: float = 0.25

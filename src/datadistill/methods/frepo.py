@@ -26,7 +26,6 @@ from torch import Tensor
 
 from ..data.task import Task
 from ..match import distribution, kernel
-from ..modalities import Modality
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..training.lamb import LAMB
@@ -34,7 +33,7 @@ from ..training.pool import Pool
 from .base import TABLE, Paper
 from .regression import Features, descend, label_scale
 
-BATCH = 500  # examples of S in a step of a pool's network
+BATCH = 1000  # examples of S in a step of a pool's network
 
 
 @final
@@ -43,8 +42,6 @@ class FRePo(Features):
     """Learn images and labels so that ridge regression on the features of a pool of networks is right on T."""
 
     name: ClassVar = "frepo"
-    stores: ClassVar = "items, learned soft labels"
-    when: ClassVar = "few items: no inner loop, only a regression on features"
     paper: ClassVar = Paper(title="Dataset Distillation using Neural Feature Regression", venue="NeurIPS 2022", arxiv="2206.00719")
     stores: ClassVar = "items and learned outputs"
     when: ClassVar = "few items per class, and little time: strong at one"
@@ -58,10 +55,6 @@ class FRePo(Features):
     pool: int = 10  # m
     max_updates: int = 100
     lr_net: float = 3e-4
-
-    def check(self, modality: Modality) -> None:
-        super().check(modality)
-        self.at_least_one(modality, "pool", "max_updates")
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         classes = len(task.classes)

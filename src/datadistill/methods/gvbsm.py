@@ -43,6 +43,8 @@ class GVBSM(FromNoise):
     stores: ClassVar = "items, labels of several teachers"
     when: ClassVar = "as SRe2L, through several teachers: carries over to other networks"
     paper: ClassVar = Paper(title="Generalized Large-Scale Data Condensation via Various Backbone and Statistical Matching", venue="CVPR 2024", arxiv="2311.17950")
+    positive: ClassVar = FromNoise.positive | {"tau"}
+    shares: ClassVar = FromNoise.shares | {"alpha"}
 
     net: str = "resnet+vgg"
     iterations: int = 4000

@@ -56,7 +56,7 @@ class IDC(Matching):
     momentum: float = 0.5
     real_batch: int = 64
     synthetic_batch: int = 128  # examples of a class at most, drawn at random
-    form: str = "auto"  # multiform:2 where the data have a grid (IDC); pixels is IDC-I
+    form: str = "auto"  # multiform:2 for pictures of 28 pixels a side and more (IDC); pixels is IDC-I
     distance: gradient.Distance = "mse"
     lr_net: float = 0.01  # eta
     net_examples: int = 2000  # |T'|

@@ -44,12 +44,13 @@ class IDM(Matching):
     papers_form: ClassVar = "multiform:2"
     paper: ClassVar = Paper(title="Improved Distribution Matching for Dataset Condensation", venue="CVPR 2023", arxiv="2307.09742")
     quick: ClassVar = {"iterations": 150, "width": 32, "real_batch": 64, "queue": 10, "net_steps": 2}
+    may_be_zero: ClassVar = frozenset({"net_steps"})
 
     iterations: int = 20_000  # K
     lr: float = 0.2  # eta
     momentum: float = 0.5
     real_batch: int | None = None  # none: 256, and 5000 at one item per class
-    form: str = "auto"  # multiform:2 where the data have a grid
+    form: str = "auto"  # multiform:2 for pictures of 28 pixels a side and more
     ce_weight: float = 0.5  # lambda
     queue: int = 100
     push_every: int | None = None  # none: 30, and 5 at one item per class

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -30,7 +30,6 @@ class Inner(Method):
     """A method that trains on S and differentiates that training. Abstract: the hyper-parameters that all of them have."""
 
     needs: ClassVar = frozenset({"continuous"})
-    may_be_zero: ClassVar[frozenset[str]] = frozenset()
 
     iterations: int
     lr: float  # of the synthetic items, in network space
@@ -50,10 +49,6 @@ class Inner(Method):
         if family in nets.FAMILIES and nets.FAMILIES[family].batch_norm:
             good = [name for name in modality.nets if not nets.FAMILIES[name].batch_norm]
             raise UsageError(f"{self.name} through net {family!r}, which has batch norm, on {modality.name} data", f"a net without it: {' or '.join(good)}", f"--set net={good[0]}")
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if type(value) is int and value < (f.name not in self.may_be_zero):
-                raise UsageError(f"{self.name}.{f.name} = {value} for {modality.name} data", "a whole number that is not negative" if value < 0 else "at least 1", f"--set {f.name}=1")
 
     def start(self, task: Task, run: Run) -> SyntheticSet:
         """S at the beginning, on the run's device."""

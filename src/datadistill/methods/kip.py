@@ -9,9 +9,10 @@ Algorithm 1, in the paper's letters:
         X_s <- X_s - eta dL/dX_s                                        and y_s, with learn_labels
 
 Differences from the authors' code: images are standardised by channel, no ZCA and no augmentation; S is kept within legal values;
-convolutions are followed by 2x2 means, as in their ConvNet, and the head sees every position; the kernel is computed in rows that fit
-in `memory`. The convolutional kernel holds the covariance of every two pixels of a pair: their sets took hundreds of GPUs, and here
-it is for small pictures (8 x 8: a millisecond a pair on a CPU; 28 x 28: 150 times that). What does not fit is refused.
+convolutions are followed by 2x2 means, and the head sees every position, as in their ConvNet, which has one more convolution, without
+means, in front; the kernel is computed in rows that fit in `memory`. The convolutional kernel holds the covariance of every two pixels
+of a pair: their sets took hundreds of GPUs, and here it is for small pictures (8 x 8: a millisecond a pair on a CPU; 28 x 28: 150 times
+that). What does not fit is refused.
 """
 
 from __future__ import annotations
@@ -57,7 +58,6 @@ class KIP(Regression):
 
     def check(self, modality: Modality) -> None:
         super().check(modality)
-        self.at_least_one(modality, "depth")
         if self.kernel == "conv" and "grid" not in modality.traits:
             raise UsageError(f"{self.name} with kernel=conv on {modality.name} data, which are no grid", "kernel=fc", "--set kernel=fc")
 

@@ -44,6 +44,7 @@ class LabelDistillation(Method):
     name: ClassVar = "label-distillation"
     stores: ClassVar = "real examples, learned soft labels"
     soft_labels: ClassVar = True
+    shares: ClassVar = frozenset({"smoothing"})
     when: ClassVar = "when the items must stay real"
     family: ClassVar = "kernel"
     paper: ClassVar = Paper(title="Flexible Dataset Distillation: Learn Labels Instead of Images", venue="NeurIPS 2020 workshop on meta-learning", arxiv="2006.08572")

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..data.task import Task
 from ..labels import Hard
-from ..labels.views import box, look
+from ..labels.views import box, look, visible
 from ..memory import Pieces
 from ..run import Run
 from ..synthetic import SyntheticSet
@@ -48,6 +48,8 @@ class LGM(Decoupled):
     statistics: ClassVar = False
     scales_over: ClassVar = None
     quick: ClassVar = {**Decoupled.quick, "iterations": 180, "extend": 15, "views": 2, "lr": 0.02}
+    positive: ClassVar = Decoupled.positive | {"crop"}
+    shares: ClassVar = Decoupled.shares | {"crop"}
 
     pretraining: Literal["self-supervised", "labels"] = "labels"
     probe_epochs: int = 30
@@ -110,8 +112,8 @@ class Shown:
     """The n views of a step, all drawn when it is made: crop, flip, and noise on one of two. Called with the examples behind some of them."""
 
     def __init__(self, how: LGM, n: int, flip: bool, deviation: Tensor, run: Run, key: tuple[str, int]):
-        u = torch.rand((n, 6), generator=run.rng("view", *key), dtype=torch.float64)
-        self.boxes = torch.tensor([box(own[:4], how.crop) for own in u.tolist()]).view(-1, 4)
+        u, crop = torch.rand((n, 6), generator=run.rng("view", *key), dtype=torch.float64), visible(how.crop, deviation.shape[-2:])
+        self.boxes = torch.tensor([box(own[:4], crop) for own in u.tolist()]).view(-1, 4)
         self.flip, self.noisy = (u[:, 4] < 0.5) & flip, u[:, 5] < 0.5
         self.deviation, self.run, self.key = deviation, run, key
 

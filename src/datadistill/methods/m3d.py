@@ -45,7 +45,7 @@ class M3D(Matching):
     iterations: int = 10_000  # K
     lr: float = 1.0  # eta, times the items of the largest class: an item's share of L goes down with their number
     momentum: float = 0.5
-    form: str = "auto"  # multiform:2 where the data have a grid
+    form: str = "auto"  # multiform:2 for pictures of 28 pixels a side and more
     per_net: int = 10  # iterations with one network
     scales: int = 5  # Gaussians in the kernel
 

@@ -52,10 +52,10 @@ class Matching(Method):
         without_batch_norm(self, modality)
 
     def form_for(self, modality: Modality) -> str:
-        """The `form` field, where "auto" is the paper's, or pixels for data that it cannot take."""
+        """The `form` field, where "auto" is the paper's, or pixels for data that it cannot take and for pictures smaller than the papers' smallest."""
         if self.form != "auto":
             return self.form
-        return self.papers_form if forms.named(self.papers_form)[0].needs <= modality.traits else "pixels"
+        return self.papers_form if forms.holds_grids(modality) else "pixels"
 
     def start(self, task: Task, run: Run) -> SyntheticSet:
         """S at the beginning, on the run's device."""

@@ -51,11 +51,12 @@ class NCFM(Matching):
     paper: ClassVar = Paper(title="Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", venue="CVPR 2025", arxiv="2502.20653")
     quick: ClassVar = {"iterations": 150, "width": 16, "real_batch": 64, "nets_trained": 2, "epochs": 2, "frequencies": 512}
     quick_table: ClassVar = {**TABLE, "lr": 0.05}
+    shares: ClassVar = frozenset({"alpha"})
 
     iterations: int = 20_000  # K
     lr: float = 0.01
     real_batch: int = 1024
-    form: str = "auto"  # multiform:2 where the data have a grid
+    form: str = "auto"  # multiform:2 for pictures of 28 pixels a side and more
     nets_trained: int = 20  # the pool
     epochs: int = 60  # of training each of the pool on T
     frequencies: int = 4096

@@ -12,9 +12,10 @@
         theta: 1 to 15 steps of Adam on S, by least squares to y_s; trained for `max_updates` steps, it is begun anew
 
 Differences from the authors' code: L_s is quadratic, so delta and v are found by `inner` steps of conjugate gradients each, which
-has no step size, theirs by as many of Adam with rates that are tuned on the way; Adam for AdaBelief on S, and no moving average of
-S; S is not doubled by its mirror images; no ZCA; our ConvNet has instance norm and torch's initial weights, theirs no norm and
-Flax's; S is kept within legal values. As theirs, ReLU is softplus while distilling, so that J has a slope in x.
+has no step size, theirs by as many of Adam with rates that are tuned on the way; v is of delta's parameters, theirs also of the head's
+weights; Adam for AdaBelief on S, and no moving average of S; S is not doubled by its mirror images; no ZCA; our ConvNet has instance
+norm and torch's initial weights, theirs no norm and Flax's; S is kept within legal values. As theirs, ReLU is softplus while
+distilling, so that J has a slope in x.
 Students are fitted to y_s by least squares, as theirs, but by the judge's recipe.
 """
 
@@ -30,7 +31,6 @@ from .. import dist, nets
 from ..data.task import Task
 from ..match import distribution, kernel
 from ..memory import Pieces
-from ..modalities import Modality
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..training.linear import Linear, smooth
@@ -61,10 +61,6 @@ class RCIG(Features):
     lr_net: float = 5e-5
     inner: int = 20  # steps of conjugate gradients for delta, and for v
     softplus: float = 60.0  # beta; zero: ReLU
-
-    def check(self, modality: Modality) -> None:
-        super().check(modality)
-        self.at_least_one(modality, "pool", "max_updates", "steps", "inner")
 
     def network(self, task: Task, run: Run, *key: str | int) -> nets.Net:
         return smooth(super().network(task, run, *key), self.softplus)

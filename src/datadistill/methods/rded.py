@@ -37,6 +37,8 @@ class RDED(Decoupled):
     paper: ClassVar = Paper(title="On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm", venue="CVPR 2024", arxiv="2312.03526")
     statistics: ClassVar = False
     scales_over: ClassVar = "classes"
+    positive: ClassVar = Decoupled.positive | {"crop"}
+    shares: ClassVar = Decoupled.shares | {"crop"}
 
     candidates: int = 300  # real examples of each class
     crops: int = 5  # of each

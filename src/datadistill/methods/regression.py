@@ -47,13 +47,6 @@ class Regression(Method):
     def check(self, modality: Modality) -> None:
         super().check(modality)
         forms.check(self.form, modality)
-        self.at_least_one(modality, "iterations", "real_batch")
-
-    def at_least_one(self, modality: Modality, *names: str) -> None:
-        """Refuse settings that are smaller."""
-        for name in names:
-            if getattr(self, name) < 1:
-                raise UsageError(f"{self.name}.{name} = {getattr(self, name)} for {modality.name} data", "at least 1", f"--set {name}=1")
 
     def start(self, task: Task, run: Run, scale: float = 1.0) -> tuple[SyntheticSet, Learned]:
         """S at the beginning, and the outputs that stand for its labels, `scale` times the centred classes; on the run's device."""

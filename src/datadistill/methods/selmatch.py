@@ -8,8 +8,9 @@ MTT for a large S, which full distillation makes too easy. In the paper's letter
 Differences from the authors' code: those of `mtt`; difficulty is the number of forgetting events (Toneva et al., ICLR 2019;
 the authors offer it, beside a C-score that must be had from elsewhere), counted in one training run of a few epochs, ties at
 random; alpha and beta are looked up for the nearest smaller ipc of their CIFAR-10 runs, which begin at 250: below that
-alpha is 1 and the window lies in the middle of the class; it moves back where a class is too small for it. Their stronger
-augmentation in evaluation is the judge's matter. An artifact made by it contains originals, and says so.
+alpha is 1, N, M and T+ are MTT's, and the window lies in the middle of the class; it moves back where a class is too small for
+it. Their nets have batch norm; their stronger augmentation in evaluation is the judge's matter. An artifact made by it contains
+originals, and says so.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class SelMatch(Trajectory):
     paper: ClassVar = Paper(title="SelMatch: Effectively Scaling Up Dataset Distillation via Selection-Based Initialization and Partial Updates by Trajectory Matching",
                             venue="ICML 2024", arxiv="2406.18561")
     may_be_zero: ClassVar = frozenset({"forgetting_epochs"})
+    positive: ClassVar = Trajectory.positive | {"distilled"}
+    shares: ClassVar = frozenset({"distilled"})
     LOOPS: ClassVar = {**Trajectory.LOOPS, 250: (55, 2, 80)}
 
     iterations: int = 10_000
@@ -61,8 +64,6 @@ class SelMatch(Trajectory):
         super().check(modality)
         if self.form != "pixels" or self.init != "real":
             raise UsageError(f"selmatch with form={self.form}, init={self.init} on {modality.name} data", "form=pixels, init=real", "leave both out")
-        if not 0 < (1.0 if self.distilled is None else self.distilled) <= 1 or (self.left_out or 0) < 0:
-            raise UsageError(f"selmatch with distilled={self.distilled}, left_out={self.left_out} on {modality.name} data", "a share above 0 and at most 1; a multiple of at least 0")
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)

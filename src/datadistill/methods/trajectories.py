@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..data.task import Task
-from ..errors import UsageError
-from ..modalities import Modality
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..training.experts import Experts, Teaching
@@ -30,6 +28,7 @@ class Trajectory(Inner):
 
     family: ClassVar = "trajectory"
     scales_over: ClassVar = "experts"
+    positive: ClassVar = frozenset({"alpha"})
     LOOPS: ClassVar[dict[int, tuple[int, int, int]]] = CIFAR10
     quick: ClassVar = {"iterations": 150, "steps": 20, "expert_epochs": 1, "max_start": 1, "batch": 20, "experts": 2, "lr_expert": 0.1, "width": 16}
 
@@ -44,11 +43,6 @@ class Trajectory(Inner):
     segments: int = 1  # of experts per iteration, averaged, shared over ranks
     experts: int = 100  # how many are trained, unless the cache has them
     lr_expert: float = 0.01  # their learning rate; a higher one learns as much in fewer epochs
-
-    def check(self, modality: Modality) -> None:
-        super().check(modality)
-        if self.alpha is not None and not self.alpha > 0:
-            raise UsageError(f"{self.name}.alpha = {self.alpha} on {modality.name} data", "a positive step size", "--set alpha=0.01")
 
     def loops(self, task: Task) -> tuple[int, int, int]:
         """(N, M, T+)"""

@@ -50,6 +50,11 @@ def check(text: str, modality: Modality) -> None:
         raise UsageError(f"form {safe(text)!r} for {modality.name} data", f"{' or '.join(able)} data, or form 'pixels'", "--set form=pixels")
 
 
+def holds_grids(modality: Modality) -> bool:
+    """Whether items may well be grids of examples: in pictures smaller than the papers' smallest (MNIST's), too little is left of each."""
+    return Multiform.needs <= modality.traits and min(modality.spec.shape[1:]) >= 28
+
+
 def start(text: str, task: Task, how: Start, rng: torch.Generator) -> Form:
     """The form of that name for a task."""
     check(text, task.modality)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import nets
 from ..data.task import Real
-from ..labels.views import box, look
+from ..labels.views import box, look, visible
 from ..memory import Pieces
 from ..run import Run
 
@@ -24,7 +24,7 @@ class Patches:
     """Of each class `candidates` random real examples, `crops` random crops of each, resized to 1/factor of the sides; scored by the
     teacher's cross-entropy when padded with zeros to the full size; factor^2 of them make an item.
 
-    least    the least share of the area of a crop; 1: whole examples          factor   none: 1 for sides up to 64, else 2
+    least    the least share of the area of a crop, which has 7 x 7 pixels at least; 1: whole examples          factor   none: 1 for sides up to 64, else 2
     keep     "surest": each example's best crop, the best first; "median": its best crop, those nearest the median first
     """
 
@@ -54,7 +54,7 @@ class Patches:
         shape, f = real.modality.spec.shape, self.side(real.modality.spec.shape)
         examples = real.pick(c, max(self.candidates, n * f * f), run.rng("candidates", c))
         u = torch.rand((len(examples), self.crops, 4), generator=run.rng("crops", c), dtype=torch.float64)
-        boxes = torch.tensor([box(own, self.least) for own in u.flatten(0, 1).tolist()]).float().view(len(examples), self.crops, 4)
+        boxes = torch.tensor([box(own, visible(self.least, shape[1:])) for own in u.flatten(0, 1).tolist()]).float().view(len(examples), self.crops, 4)
 
         def cropped(rows: Tensor, which: Tensor) -> Tensor:
             """Crops `which` (k,) of examples[rows] (k,), at 1/f of the sides."""

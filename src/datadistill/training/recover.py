@@ -25,14 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import nets
-from ..labels.views import box
+from ..labels.views import box, visible
 from ..modalities import Modality
 from ..precision import Precision, computing
 from ..run import Run
 from .targets import Target
 
 Crop = Callable[[float], float]
-"""t in [0, 1), how far recovery is -> the least share of the area that a crop may have."""
+"""t in [0, 1), how far recovery is -> the least share of the area that a crop may have, where that is 7 x 7 pixels or more."""
 
 
 def constant(least: float = 0.08) -> Crop:
@@ -253,7 +253,7 @@ class Canvas:
 
 
 def _loss(guide: Guide | Committee, x: Tensor, y: Tensor, how: Recovery, s: int, rng: torch.Generator) -> Tensor:
-    seen = jittered(x, how.crop(s / how.steps), how.jitter, how.flip, rng)
+    seen = jittered(x, visible(how.crop(s / how.steps), x.shape[2:]), how.jitter, how.flip, rng)
     with computing(how.precision, x.device):
         loss = guide.loss(seen, y, how.weight)
     return loss if how.extra is None else loss + how.extra(seen, y)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import nets
 from ..labels import Labels, Objective, Soft, Taught, Views, record
+from ..labels.views import visible
 from ..nets.taps import batch_norms
 from ..run import Run
 from .recover import Items
@@ -72,9 +73,9 @@ def relabel(syn: Whole, teachers: Sequence[nets.Net], how: Relabel, run: Run) ->
     if how.kind == "hard":
         return syn.labels
     n, classes, sides = len(syn) * syn.each, len(syn.modality.spec.classes), syn.modality.spec.shape[1:]
+    views = Views(run.seed, visible(how.crop, sides), how.flip, how.mix) if how.kind in ("views", "teacher") else None
     if how.kind == "teacher":
-        return Taught(syn.y, teachers, Views(run.seed, how.crop, how.flip, how.mix), tuple(sides), classes, how.objective)
-    views = Views(run.seed, how.crop, how.flip, how.mix) if how.kind == "views" else None
+        return Taught(syn.y, teachers, views, tuple(sides), classes, how.objective)
     epochs = how.epochs if views else 1
     stored, modality = syn.stored(), syn.modality
 

@@ -19,6 +19,7 @@ from torch.nn.utils import skip_init  # draws nothing
 
 from .. import nets, precision
 from ..data.task import Real
+from ..labels.views import visible
 from ..memory import Pieces
 from ..run import Run
 from .embedding import content_key, narrow
@@ -89,7 +90,7 @@ def _train(psi: nets.Net, real: Real, run: Run, how: Contrast, epochs: range, be
 
 
 def _view(x: Tensor, real: Real, how: Contrast, rng: torch.Generator) -> Tensor:
-    return real.modality.augment(rng, len(x))(jittered(x, how.crop, 0, how.flip, rng), torch.arange(len(x)))
+    return real.modality.augment(rng, len(x))(jittered(x, visible(how.crop, x.shape[2:]), 0, how.flip, rng), torch.arange(len(x)))
 
 
 def contrast(z: Tensor, tau: float) -> Tensor:

@@ -1,11 +1,12 @@
 """The inner loop, theta_{i+1} = theta_i - eta g_i with g_i = grad_theta l(theta_i; S), and its exact gradient by a step-wise adjoint.
 
-Unrolling as one graph keeps every activation of every step. The adjoint keeps the parameters alone and, with
+Unrolling as one graph keeps every activation of every step. The adjoint keeps the states alone and, with
 lambda = dL/dtheta_N, goes back one step at a time, the graph of that step being made again:
     s = <g_i, lambda>        dL/dx -= eta ds/dx        dL/deta -= s        lambda -= eta ds/dtheta
-which is the same gradient (reverse over reverse), in the memory of one step whatever their number. For an optimiser with a
-state (momentum, Adam) lambda covers the state: its update is differentiated by itself, and only g_i needs the net. Where a
-step's examples do not fit at once they go in pieces, of which g_i and all that follows are sums.
+which is the same gradient (reverse over reverse), in the memory of one step's graph and of N states: theta, for Adam three times
+that. For an optimiser with a state (momentum, Adam) lambda covers the state: its update is differentiated by itself, and only
+g_i needs the net. Where a step's examples do not fit at once they go in pieces, of which g_i, which is then kept too, and all
+that follows are sums.
 
 TESLA (Cui et al., ICML 2023) leaves out the last term, so that lambda is the same at every step: `hessian=False`.
 """
@@ -146,7 +147,7 @@ class Keep(torch.autograd.graph.saved_tensors_hooks):
 
     def first(self, steps: int) -> int:
         """The first of `steps` steps whose graph is kept."""
-        return steps - min(steps, int(self.limit // self.step)) if self.step else steps
+        return steps - int(min(steps, self.limit / self.step)) if self.step else steps
 
     def state_dict(self) -> dict[str, float]:
         return {"limit": self.limit, "step": self.step}
