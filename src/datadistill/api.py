@@ -281,7 +281,7 @@ def _keep_last_finite(run: Run, about: dict[str, Any], out: str | Path | None, e
         return
     path = Path(out).with_name(Path(out).name + ".last-finite")
     Artifact.of(kept, {**about, "curve": run.curve, "notes": [*run.notes, error.got]}).save(path)
-    error.fix = f"a smaller --set lr=..., or other data; the last finite set is in {safe(path, 500)}"
+    error.fix = f"{error.fix}; the last finite set is in {safe(path, 500)}"
 
 
 def _fields(method: methods.Method) -> dict[str, Any]:

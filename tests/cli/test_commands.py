@@ -239,6 +239,13 @@ def test_ipc_by_name_keeps_odd_names():
     assert settings.parse_ipc("a=b=3,c d=4") == {"a=b": 3, "c d": 4}
 
 
+@pytest.mark.parametrize(("command", "name"), [("distill", "--val"), ("distill", "--ratio"), ("experts", "--lr"), ("teacher", "--ema"), ("plan", "--seconds")])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_numbers_are_finite(shell, command, name, value):
+    code, _, err = shell(command, "digits", f"{name}={value}", *(["--out", "set"] if command in ("distill", "teacher") else []))
+    assert code == 2 and name in err and value in err and "Traceback" not in err and not Path("set").exists()
+
+
 def test_hostile_names_reach_no_terminal(shell, tmp_path):
     from PIL import Image
 

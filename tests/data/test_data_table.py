@@ -106,6 +106,14 @@ def test_the_label_must_be_named_and_exist(tmp_path):
 # -- missing and unknown -----------------------------------------------------------------------------------------------
 
 
+def test_the_index_that_pandas_writes_is_no_column(tmp_path):
+    frame = pd.DataFrame({"a": [0.5, 1.5, 2.5] * 8, "kind": ["p", "q"] * 12}, index=[k // 2 for k in range(24)])
+    frame.to_parquet(tmp_path / "set.parquet")
+    assert load(tmp_path / "set.parquet", label="kind").train.modality.spec.shape == (1,)
+    with pytest.raises(UsageError, match="Fix: --label kind"):
+        load(tmp_path / "set.parquet")
+
+
 @pytest.mark.parametrize("token", ["", "?", "NA", "nan", "NULL", " ? ", "#N/A"])
 def test_missing_by_any_name(tmp_path, token):
     lines = ["n,c,y"] + [f"{k if k % 5 else token},{'ab'[k % 2] if k % 7 else token},{k % 2}" for k in range(1, 71)]

@@ -17,21 +17,27 @@ from ..text import duration, safe, size
 from . import settings
 from .experts import experts
 from .labels import labels
+from .options import (
+    Number,
+    device_option,
+    engine_options,
+    flip_option,
+    json_option,
+    label_option,
+    option,
+    quiet_option,
+    seed_option,
+    side_option,
+    test_option,
+    val_option,
+)
 from .plan import plan
-from .settings import engine_options, option
 from .signals import Stop
 from .teacher import teacher
 
 SOURCE_HELP = "A folder of pictures, an .npz, .csv, .tsv or .parquet file, hf:NAME, or digits."
 
 SHARED = ("distill", "experts")  # what several processes of torchrun can do together
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-quiet_option = option("--quiet", "-q", is_flag=True, help="No progress and no messages, only errors.")
-seed_option = option("--seed", type=int, default=0, help="Names every random draw, the split included.")
-device_option = option("--device", default="auto", help="auto, cpu, cuda or mps.")
-label_option = option("--label", help="The column of a table that holds the class.")
-flip_option = option("--flip/--no-flip", default=True, help="Whether a mirrored picture is still of its class; not for letters and digits.")
-side_option = option("--side", type=click.IntRange(4, 1024), help="Resize pictures to this many pixels a side.")
 out_option = option("--out", type=click.Path(path_type=Path), required=True, help="Where to write.")
 
 
@@ -57,7 +63,7 @@ cli.add_command(teacher)
 @option("--method", "-m", default="dm", help="See `datadistill methods`.")
 @option("--ipc", help="Items per class: a number, sqrt, proportional, or cat=3,dog=10.  [default: 10]")
 @option("--size", type=int, help="Items in all.")
-@option("--ratio", type=float, help="Share of the real training set, such as 0.01.")
+@option("--ratio", type=Number(), help="Share of the real training set, such as 0.01.")
 @option("--bytes", help="Samples and labels as stored, such as 5MB.")
 @option("--preset", type=click.Choice(["auto", "paper", "quick"]), default="auto", help="The hyper-parameters to start from; auto: quick on a CPU, else the paper's.")
 @option("--set", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter of the method; any number of times.")
@@ -65,8 +71,8 @@ cli.add_command(teacher)
 @label_option
 @side_option
 @flip_option
-@option("--val", type=click.FloatRange(0, 0.5), default=0.1, help="Share of training data held out for choices, where no val split exists.")
-@option("--test", type=click.FloatRange(0, 0.9), default=0.2, help="Share held out for the verdict, where no test split exists.")
+@val_option
+@test_option
 @option("--license", help="Licence of the real data, carried into the card.")
 @option("--source-url", help="Where the real data come from, carried into the card.")
 @option("--resume", type=click.Choice(["auto", "never", "must"]), default="auto", help="Go on from a snapshot of the same configuration.")
@@ -278,8 +284,8 @@ def export(artifact: Path, to: str, out: Path, dry_run: bool, as_json: bool) -> 
 @label_option
 @side_option
 @seed_option
-@option("--val", type=click.FloatRange(0, 0.5), default=0.1, help="Share of training data held out, where no val split exists.")
-@option("--test", type=click.FloatRange(0, 0.9), default=0.2, help="Share held out, where no test split exists.")
+@val_option
+@test_option
 @json_option
 @quiet_option
 def inspect(source: str, label: str | None, side: int | None, seed: int, val: float, test: float, as_json: bool, quiet: bool) -> None:

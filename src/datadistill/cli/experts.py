@@ -11,7 +11,20 @@ import click
 
 from ..progress import Bar, Progress, stderr_progress
 from ..text import safe, size
-from .settings import engine_options, option
+from .options import (
+    Number,
+    device_option,
+    engine_options,
+    flip_option,
+    json_option,
+    label_option,
+    option,
+    quiet_option,
+    seed_option,
+    side_option,
+    test_option,
+    val_option,
+)
 from .signals import Stop
 
 
@@ -21,20 +34,20 @@ from .signals import Stop
 @option("--width", type=click.IntRange(1), help="Channels or units of its layers; without it the family's own.")
 @option("--experts", "count", type=click.IntRange(1), default=100, help="How many.")
 @option("--epochs", type=click.IntRange(1), default=50, help="How long each is trained; a method needs max_start - 1 + expert_epochs.")
-@option("--lr", type=click.FloatRange(0, min_open=True), default=0.01, help="Learning rate.")
+@option("--lr", type=Number(0, min_open=True), default=0.01, help="Learning rate.")
 @option("--batch", type=click.IntRange(1), default=256, help="Examples per step.")
 @option("--flat", is_flag=True, help="Towards flat minima, as ftd and datm take them: GSAM with rho 0.01, alpha 0.3.")
-@option("--label", help="The column of a table that holds the class.")
-@option("--side", type=click.IntRange(4, 1024), help="Resize pictures to this many pixels a side.")
-@option("--flip/--no-flip", default=True, help="Whether a mirrored picture is still of its class; not for letters and digits.")
-@option("--val", type=click.FloatRange(0, 0.5), default=0.1, help="Share of training data held out, as for distill.")
-@option("--test", type=click.FloatRange(0, 0.9), default=0.2, help="Share held out, as for distill.")
-@option("--seed", type=int, default=0, help="Names every random draw, the split included: the one that distill will have.")
-@option("--device", default="auto", help="auto, cpu, cuda or mps.")
+@label_option
+@side_option
+@flip_option
+@val_option
+@test_option
+@seed_option
+@device_option
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and how large it is.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option
 @engine_options
-@option("--quiet", "-q", is_flag=True, help="No progress and no messages, only errors.")
+@quiet_option
 def experts(source: str, net: str, width: int | None, count: int, epochs: int, lr: float, batch: int, flat: bool, label: str | None, side: int | None, flip: bool,
             val: float, test: float, seed: int, device: str, dry_run: bool, as_json: bool, quiet: bool, **who: Any) -> None:  # fmt: skip
     """Train experts on SOURCE and keep their parameters of every epoch in the cache, for mtt, tesla, att, selmatch, ftd and datm.

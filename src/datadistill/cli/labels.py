@@ -12,7 +12,7 @@ import click
 from ..errors import UsageError
 from ..progress import Progress, stderr_progress
 from ..text import safe, size
-from .settings import engine_options, option
+from .options import Number, device_option, engine_options, json_option, label_option, option, quiet_option, seed_option, side_option
 from .signals import Stop
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ out_option = option("--out", type=click.Path(path_type=Path), help="A new folder
 data_help = "The data that the set stands for."
 protocol_option = option("--protocol", default="quick", help="By which students are trained, on validation data alone: quick, standard or paper.")
 common = [
-    option("--label", help="The column of a table that holds the class."),
-    option("--side", type=click.IntRange(4, 1024), help="Resize pictures to this many pixels a side."),
-    option("--seed", type=int, default=0, help="Names every random draw."),
-    option("--device", default="auto", help="auto, cpu, cuda or mps."),
+    label_option,
+    side_option,
+    seed_option,
+    device_option,
     click.option("--dry-run", is_flag=True, help="Say what would come of it, and write nothing."),
-    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-    option("--quiet", "-q", is_flag=True, help="No progress and no messages, only errors."),
+    json_option,
+    quiet_option,
 ]
 
 
@@ -87,10 +87,10 @@ def compress(artifact: Path, to: str, source: str | None, protocol: str, out: Pa
 @option("--data", "source", required=True, help=data_help + " The teacher is trained on its training split.")
 @option("--kind", type=click.Choice(["hard", "soft", "views", "teacher"]), default="views", help="The class alone; one soft label each; one for each view that a student is shown; the teacher itself.")
 @option("--views", type=click.IntRange(1), default=20, help="Views of each example that are labelled.")
-@option("--crop", type=click.FloatRange(0, 1, min_open=True), default=0.08, help="The least share of the area that a view is cropped to.")
+@option("--crop", type=Number(0, 1, min_open=True), default=0.08, help="The least share of the area that a view is cropped to.")
 @option("--mix", type=click.Choice(["cutmix", "none"]), default="cutmix", help="Whether a view is mixed with another example.")
 @option("--loss", type=click.Choice(["kl", "mse_ce", "gift", "hald", "lpqld"]), default="kl", help="What a student that is shown views is trained with.")
-@option("--temperature", type=click.FloatRange(0, min_open=True), default=20.0, help="Of kl and hald, and lpqld's first.")
+@option("--temperature", type=Number(0, min_open=True), default=20.0, help="Of kl and hald, and lpqld's first.")
 @option("--teacher", type=click.Path(path_type=Path), help="A file that `datadistill teacher` wrote, instead of training one.")
 @option("--net", default="auto", help="The teacher's family; auto: the first with batch norm for the kind of data.")
 @option("--width", type=click.IntRange(1), help="Of the teacher's layers; without it the family's own.")

@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..progress import stderr_progress
 from ..text import safe
 from . import settings
-from .settings import option
+from .options import Number, device_option, json_option, label_option, option, quiet_option, seed_option, side_option, test_option, val_option
 from .signals import Stop
 
 SAMPLE = 256  # pictures that are decoded
@@ -22,22 +22,22 @@ SAMPLE = 256  # pictures that are decoded
 @option("--method", "-m", default="dm", help="See `datadistill methods`.")
 @option("--ipc", help="Items per class: a number, sqrt, proportional, or cat=3,dog=10.  [default: 10]")
 @option("--size", type=int, help="Items in all.")
-@option("--ratio", type=float, help="Share of the real training set, such as 0.01.")
+@option("--ratio", type=Number(), help="Share of the real training set, such as 0.01.")
 @option("--bytes", help="Samples and labels as stored, such as 5MB.")
 @option("--preset", type=click.Choice(["auto", "paper", "quick"]), default="auto", help="The hyper-parameters to start from; auto: quick on a CPU, else the paper's.")
 @option("--set", multiple=True, metavar="NAME=VALUE", help="A hyper-parameter of the method; any number of times.")
 @click.option("--shape", help="In place of SOURCE: pictures of this shape, such as 3x224x224.")
 @click.option("--classes", type=click.IntRange(2), help="With --shape: of so many classes.")
 @click.option("--images", type=click.IntRange(2), help="With --shape: so many to train on.")
-@option("--label", help="The column of a table that holds the class.")
-@option("--side", type=click.IntRange(4, 1024), help="Resize pictures to this many pixels a side.")
-@option("--val", type=click.FloatRange(0, 0.5), default=0.1, help="Share of training data held out, as for distill.")
-@option("--test", type=click.FloatRange(0, 0.9), default=0.2, help="Share held out, as for distill.")
-@option("--seed", type=int, default=0, help="Names every random draw, the split included.")
-@option("--device", default="auto", help="auto, cpu, cuda or mps.")
-@option("--seconds", type=click.FloatRange(0, min_open=True), default=20.0, help="How long to look; a step of each loop is made in any case.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@option("--quiet", "-q", is_flag=True, help="No progress and no messages, only errors.")
+@label_option
+@side_option
+@val_option
+@test_option
+@seed_option
+@device_option
+@option("--seconds", type=Number(0, min_open=True), default=20.0, help="How long to look; a step of each loop is made in any case.")
+@json_option
+@quiet_option
 def plan(source: str | None, method: str, preset: str, shape: str | None, classes: int | None, images: int | None, label: str | None, side: int | None, val: float, test: float,
          seed: int, device: str, seconds: float, as_json: bool, quiet: bool, **budget: Any) -> None:  # fmt: skip
     """Predict time, memory and bytes of distilling SOURCE, or pictures of --shape, from a short look at the method at work here.

@@ -15,25 +15,6 @@ from ..text import safe
 RECIPE = "recipe.toml"
 
 
-def option(*names: str, **kwargs: Any):
-    """A click option that can also be set by DATADISTILL_<NAME>."""
-    longest = max((n for n in names if n.startswith("--")), key=len).split("/")[0]
-    kwargs.setdefault("envvar", "DATADISTILL_" + longest.lstrip("-").replace("-", "_").upper())
-    kwargs.setdefault("show_default", True)
-    return click.option(*names, **kwargs)
-
-
-def engine_options(command: Any) -> Any:
-    """Who does the work that is made of units."""
-    for one in (
-        option("--address", help="Of a Ray cluster: auto for the one that this machine belongs to, or HOST:PORT; without it one is started here."),
-        option("--engine", type=click.Choice(["local", "ray"]), help="Who does work that is made of units (docs/scale.md).  [default: local]"),
-        option("--workers", type=click.IntRange(1), help="How many units are worked on at a time, each on OMP_NUM_THREADS threads, or one."),
-    ):
-        command = one(command)
-    return command
-
-
 def from_recipe(path: Path | None, commands: Mapping[str, click.Command]) -> dict[str, dict[str, Any]]:
     """click's default_map from a recipe.toml: top-level keys are for every command that has such an option, a table named
     like a command for that one alone, and [set] holds hyper-parameters.

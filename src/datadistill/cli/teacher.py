@@ -13,7 +13,7 @@ import click
 from ..errors import UsageError
 from ..progress import stderr_progress
 from ..text import safe, size
-from .settings import option
+from .options import Number, device_option, flip_option, json_option, label_option, option, quiet_option, seed_option, side_option, test_option, val_option
 from .signals import Stop
 
 
@@ -26,20 +26,20 @@ from .signals import Stop
 @option("--epochs", type=click.IntRange(0), help="How long it is trained.  [default: 60; with --weights 0, or 10 where its classes are others]")
 @option("--batch", type=click.IntRange(2), default=128, help="Examples per step.")
 @option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", help="SGD with Nesterov momentum, or AdamW.")
-@option("--lr", type=click.FloatRange(0, min_open=True), help="Peak learning rate; without it 0.1 for sgd, 0.001 for adamw, and a tenth of these with --weights.")
-@option("--ema", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="Decay per step of an average of the weights, which then is the teacher.")
+@option("--lr", type=Number(0, min_open=True), help="Peak learning rate; without it 0.1 for sgd, 0.001 for adamw, and a tenth of these with --weights.")
+@option("--ema", type=Number(0, 1, max_open=True), default=0.0, help="Decay per step of an average of the weights, which then is the teacher.")
 @option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better validation accuracy, and take the best epoch.")
-@option("--label", help="The column of a table that holds the class.")
-@option("--side", type=click.IntRange(4, 1024), help="Resize pictures to this many pixels a side.")
-@option("--flip/--no-flip", default=True, help="Whether a mirrored picture is still of its class; not for letters and digits.")
-@option("--val", type=click.FloatRange(0, 0.5), default=0.1, help="Share of training data held out, as for distill.")
-@option("--test", type=click.FloatRange(0, 0.9), default=0.2, help="Share held out, as for distill.")
-@option("--seed", type=int, default=0, help="Names every random draw, the split included.")
-@option("--device", default="auto", help="auto, cpu, cuda or mps.")
+@label_option
+@side_option
+@flip_option
+@val_option
+@test_option
+@seed_option
+@device_option
 @option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@option("--quiet", "-q", is_flag=True, help="No progress and no messages, only errors.")
+@json_option
+@quiet_option
 def teacher(source: str, out: Path, net: str, width: int | None, weights: str | None, sha256: str | None, epochs: int | None, label: str | None, side: int | None, flip: bool, val: float, test: float, seed: int, device: str,
             dry_run: bool, as_json: bool, quiet: bool, **how: Any) -> None:  # fmt: skip
     """Train a teacher on SOURCE and write it to --out, for `distill --set teacher=FILE` and `labels write --teacher FILE`.

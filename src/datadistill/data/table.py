@@ -28,6 +28,7 @@ from .raw import SPLIT_WORDS, Ask, Raw
 
 DELIMITERS = (",", ";", "\t", "|")
 NAMED = re.compile(r"(train|training|val|valid|validation|dev|test|testing)([-_.].*)?", re.IGNORECASE)
+INDEX = re.compile(r"__index_level_\d+__")  # the numbers of rows, as pandas writes them to parquet
 MIB = 1 << 20
 BLOCK = 16 * MIB
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -102,6 +103,7 @@ def _read(path: Path, kind: str, rejects: list[tuple[str, str]], warnings: list[
                     bar.advance(1)
                 table = pa.concat_tables(groups) if groups else file.schema_arrow.empty_table()
                 table.validate(full=True)
+                table = table.drop_columns([name for name in table.column_names if INDEX.fullmatch(name)])
         except (pa.ArrowException, OSError, ValueError) as error:
             raise BadInput(f"{safe(path)} is a broken parquet file ({_first_line(error)})", "a whole parquet file") from error
     elif kind == "text":

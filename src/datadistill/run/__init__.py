@@ -269,7 +269,7 @@ class Run:
         if halvings > HALVINGS:
             raise NotFinite(
                 f"the loss is not finite after step {it}, even with the step size halved {HALVINGS} times",
-                fix="a smaller --set lr=..., or other data; the last finite set was saved",
+                fix="other settings of the method (a smaller step size), or other data",
             )
         self._halvings = halvings
         for group in optimizer.param_groups:
