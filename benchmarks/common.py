@@ -133,7 +133,9 @@ def made_set(source: str, side: int | None, ipc: int, method: str, seed: int) ->
 
 
 def real(name: str) -> tuple[str, str | None]:
-    """(a path that `datadistill distill` reads, its label column) of a set in DATA; pictures kept in other ways are written as npz once."""
+    """(a path that `datadistill distill` reads, its label column) of a set in DATA; what is kept in other ways is written as npz once:
+    pictures, series of equal length and the fingerprints of molecules as rows.
+    """
     import io
 
     import numpy as np
@@ -154,6 +156,19 @@ def real(name: str) -> tuple[str, str | None]:
         def split(part: str) -> tuple[np.ndarray, np.ndarray]:
             whole, ends = kept[f"{part}_jpeg"].tobytes(), kept[f"{part}_offsets"]
             return np.stack([pixels(io.BytesIO(whole[a:b])) for a, b in itertools.pairwise(ends)]), kept[f"{part}_labels"]
+
+    elif (series := DATA / "ucr_uea" / f"{name}.npz").exists():
+
+        def split(part: str) -> tuple[np.ndarray, np.ndarray]:
+            kept = np.load(series)
+            return kept[f"{part}_X"].reshape(len(kept[f"{part}_y"]), -1), kept[f"{part}_y"]
+
+    elif (molecules := DATA / "molecules" / f"{name}.npz").exists():
+
+        def split(part: str) -> tuple[np.ndarray, np.ndarray]:
+            kept = np.load(molecules)
+            rows = kept["split"] == {"train": 0, "test": 2}[part]
+            return np.unpackbits(kept["morgan1024_packed"][rows], axis=1), kept["labels"][rows]
 
     else:
         return str(DATA / name), {"adult": "income"}.get(name)

@@ -12,7 +12,7 @@ from datadistill import cli
 from datadistill.cli import settings
 from datadistill.cli.commands import cli as group
 from datadistill.cli.main import run
-from datadistill.errors import UsageError
+from datadistill.errors import Interrupted, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +107,18 @@ def test_a_bug_is_exit_1(shell, monkeypatch):
     monkeypatch.setattr("datadistill.synthetic.artifact.verify", broken)
     code, _, err = shell("verify", "set")
     assert code == 1 and "bug of datadistill" in err
+
+
+def test_a_signal_while_a_class_is_made_is_no_bug(shell, monkeypatch):
+    """What a handler raises in a class body is wrapped by Python 3.11, and the first step of a run imports modules full of classes."""
+
+    class Descriptor:
+        def __set_name__(self, owner, name):
+            raise Interrupted(2, "interrupted")
+
+    monkeypatch.setattr("datadistill.synthetic.artifact.verify", lambda *_, **__: type("Made", (), {"field": Descriptor()}))
+    code, _, err = shell("verify", "set")
+    assert code == 130 and "error: interrupted" in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), OSError(28, "No space left on device", "x")])

@@ -145,6 +145,20 @@ def test_cafes_rounds_end_when_the_net_stands_still(monkeypatch):
     assert all(found == expected for found, expected in counted), counted
 
 
+@pytest.mark.parametrize("iterations", [1, 3, 5, 8, 20])
+def test_cafes_step_is_halved_three_times_however_short_the_run(iterations):
+    """As the authors do it: by one half for each of the three points that an iteration has come to, also where two of them are one."""
+
+    class Rates(Run):
+        def descend(self, optimizer, loss):
+            rates.append(optimizer.param_groups[0]["lr"])
+            return super().descend(optimizer, loss)
+
+    rates = []
+    CAFE(iterations=iterations, rounds=1, width=3, real_batch=3, lr=1.0).distill(TASKS["tabular"], Rates(0))
+    assert rates == [0.5 ** sum(it >= round(at * iterations) for at in (0.6, 0.8, 0.9)) for it in range(iterations)]
+
+
 # -- IDM ----------------------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +291,14 @@ def test_ncfm_is_the_papers_loss(task, dtype, tolerance, chunk, monkeypatch):
     other = Slow(method, task, 3, dtype, "omega", 0, "calibrate")
     loss = sum(0.7 * F.cross_entropy(after(own), torch.full((len(own),), c)) for c, _, own in other.classes(5))
     agree(calibrated, other.result(loss), tolerance)
+
+
+def test_ncfm_calibrates_in_the_precision_that_is_asked_for():
+    seen = []
+    for precision in ("float32", "bfloat16"):
+        NCFM(iterations=1, width=8, real_batch=5, nets_trained=1, epochs=1, frequencies=7, precision=precision).distill(TASKS["image"], run := Watched(0))
+        seen.append(run.seen[1][1].flatten())
+    assert not torch.equal(*seen) and torch.cosine_similarity(*seen, dim=0) > 0.98
 
 
 def test_the_characteristic_distance_is_zero_for_equal_samples_alone():

@@ -60,7 +60,7 @@ def test_a_vit_knows_where_a_patch_lies_and_pads_what_does_not_divide():
     assert not torch.allclose(net.embed(x), net.embed(x.flip(3)), atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 9, 14), (2, 64, 48)])
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (1, 8, 8), (3, 9, 14), (2, 64, 48), (3, 3, 3), (1, 28, 1), (1, 1, 1)])
 @pytest.mark.parametrize("family", ["convnet", "resnet", "vgg", "mlp", "linear", "vit"])
 def test_logits_are_the_head_of_the_embedding_for_any_shape(family, shape):
     net = nets.build(family, spec(*shape, classes=7), rng(0), **({"width": 96, "depth": 2} if family == "vit" else {})).eval()

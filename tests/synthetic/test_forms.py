@@ -213,6 +213,26 @@ def test_tensors_that_do_not_fit_are_refused(form, damage):
             forms.rows(syn.form.about(), {**syn.pack(), name: hurt}, task.modality)
 
 
+@pytest.mark.parametrize("form", ["frequency:2", "basis:2", "haba:1", "field:1"])
+@pytest.mark.parametrize("far", [1e6, 1e20])
+def test_parameters_that_went_far_are_kept_as_far_as_numbers_go(form, far, tmp_path):
+    """No form clamps them while they are distilled; what steps that were too long made of them is read back all the same."""
+    syn = SyntheticSet.init(task_of(pictures(side=12), QUOTA), "noise", rng(1), form)
+    with torch.no_grad():
+        for p in syn.parameters():
+            p.mul_(far)
+    loaded = Artifact.load(Artifact.of(syn, {}).save(tmp_path / "set"))
+    assert all(bool(torch.isfinite(t).all()) for t in loaded.tensors.values()) and torch.equal(loaded.x, syn.stored())
+
+
+@pytest.mark.parametrize("side,form,fix", [(6, "multiform:7", "multiform:2"), (1, "multiform:2", "pixels"), (6, "field:4", "field:1"), (1, "field:1", "pixels")])
+def test_more_than_an_item_holds_is_refused_with_a_form_that_works(side, form, fix):
+    task = task_of(pictures(side), QUOTA)
+    with pytest.raises(UsageError, match="at most") as refused:
+        SyntheticSet.init(task, "noise", rng(1), form)
+    assert refused.value.fix == f"--set form={fix}" and len(SyntheticSet.init(task, "noise", rng(1), fix)) == 6
+
+
 @pytest.mark.parametrize("text", ["", "grid", "multiform:", "multiform:x", "multiform:0", "multiform:999", "pixels:-1", "multiform:²"])
 def test_a_form_that_is_not_there(text):
     if text == "multiform:":  # the number may be left out

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from ..errors import DistillError
+from ..errors import DistillError, Interrupted
 from ..text import safe
 from .commands import cli
 
@@ -46,6 +46,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if isinstance(error.__cause__, Interrupted):  # raised within the body of a class, as modules are imported: Python 3.11 wraps it
+            complain(str(error.__cause__))
+            return error.__cause__.exit_code
         if (message := of_resources(error)) is not None:
             complain(message)
             return 5

@@ -72,8 +72,7 @@ class CAFE(Matching):
 
         for it in run.steps(self.iterations, syn, optimizer, batches):
             for group in optimizer.param_groups:
-                if it in [round(at * self.iterations) for at in HALVED]:
-                    group["lr"] *= 0.5
+                group["lr"] *= 0.5 ** [round(at * self.iterations) for at in HALVED].count(it)
             theta = self.network(task, run, "theta", it)
             down = torch.optim.SGD(theta.parameters(), lr=self.lr_net)
             watched: list[float] = []

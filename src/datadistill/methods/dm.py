@@ -6,7 +6,7 @@ Algorithm 1, in the paper's letters:
         L = sum_c || mean psi(omega_c(B_T)) - mean psi(omega_c(B_S)) ||^2      one omega_c for both sides
         S <- S - eta dL/dS
 
-Differences from the authors' code: every draw has a name (theors come from the clock); classes go through psi together, in
+Differences from the authors' code: every draw has a name (theirs come from the clock); classes go through psi together, in
 pieces of `chunk` examples, real ones without gradient (the same sums, less memory); S is kept within legal values after each step; a class
 with fewer than |B_T| examples gives all it has; classes may have different numbers of synthetic examples.
 Refused: networks with batch norm, whose features depend on what else is in the piece.

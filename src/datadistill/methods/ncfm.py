@@ -10,7 +10,8 @@
 
 Differences from the authors' code: every draw has a name; a step is taken for all classes at once, where theirs takes one per
 class (which moves the other classes on by their momentum: its rate, 0.001 on pixels in [0, 1], is matched by 0.01 here, on
-standardised pixels); no rate scheduler; Adam without weight decay; the pool is trained with a cosine and siamese augmentation,
+standardised pixels), and one t serves them all; no rate scheduler; Adam without weight decay; omega is one random operation of the
+modality's siamese augmentation, theirs colour, then crop, then cutout; the pool is trained with a cosine and siamese augmentation,
 without CutMix; F is computed once per step, theirs twice. As in every configuration that they ship, t is not learned (the
 paper's sampling network, the "max" of its min-max, is off there).
 """
@@ -86,7 +87,7 @@ class NCFM(Matching):
             run.log(it, loss=loss / len(task.classes))
             if self.calibration:
                 x, omega = syn.examples(items), self.omega(task, run, "omega", it, "calibrate")
-                loss, gradient = calibrate(taught, omega, x.detach(), y, pieces)
+                loss, gradient = calibrate(self.through(taught, omega), x.detach(), y, pieces)
                 descend(run, optimizer, syn, x, self.calibration * loss, self.calibration * gradient)
         return syn
 
@@ -107,11 +108,11 @@ class NCFM(Matching):
         return per_class(f, real, x, y, apart, task, run, pieces)
 
 
-def calibrate(net: nets.Net, omega: Augmentation, x: Tensor, y: Tensor, pieces: Pieces) -> tuple[Tensor, Tensor]:
+def calibrate(classify: distribution.Embed, x: Tensor, y: Tensor, pieces: Pieces) -> tuple[Tensor, Tensor]:
     """(sum over classes of the mean cross-entropy of its examples, its gradient by x (m, *shape))."""
     size = torch.bincount(y)[y]
 
     def loss(logits: Tensor) -> Tensor:
         return (F.cross_entropy(logits, y.to(logits.device), reduction="none") / size.to(logits)).sum()
 
-    return distribution.through(lambda x, c: net(omega(x, c)), x, y, loss, pieces)
+    return distribution.through(classify, x, y, loss, pieces)

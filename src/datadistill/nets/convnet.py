@@ -28,7 +28,7 @@ class ConvNet(Net):
         super().__init__()
         channels, *sides = shape
         depth = depth or max(2, round(math.log2(min(sides))) - 2)
-        extra = [(-side % 2**depth) // 2 for side in sides]
+        extra = [(-side % 2**depth + (side < 2**depth)) // 2 for side in sides]  # of a side that is shorter, something must be left
         blocks: list[nn.Module] = []
         for k in range(depth):
             padding = (1 + extra[0], 1 + extra[1]) if k == 0 else 1

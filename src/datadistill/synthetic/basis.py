@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data.task import Task
 from ..modalities import Modality
-from .form import Form, Start, eight_bits, from_eight_bits, real_indices
+from .form import Form, Start, eight_bits, from_eight_bits, real_indices, sixteen_bits
 
 
 @final
@@ -65,7 +65,7 @@ class Basis(Form):
 
     def pack(self) -> dict[str, Tensor]:
         codes, scale = eight_bits(self.x.data.cpu().float())
-        return {"codes": codes, "scale": scale, "address": self.address.detach().cpu().half()}
+        return {"codes": codes, "scale": scale, "address": sixteen_bits(self.address.detach().cpu())}
 
     @classmethod
     def unpack(cls, tensors: Mapping[str, Tensor], modality: Modality, settings: int) -> Self:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..data.task import Task
 from ..errors import UsageError
 from ..modalities import Modality
-from .form import Form, Start, real_indices, steepness
+from .form import Form, Start, real_indices, sixteen_bits, steepness
 
 OMEGA = 20.0  # the first layer's frequencies; SIREN's 30 (Sitzmann et al. 2020) fits fields as small as these less well
 LAYERS = 2  # of `width` sines each
@@ -60,7 +60,7 @@ class Field(Form):
         """Any numbers are legal."""
 
     def pack(self) -> dict[str, Tensor]:
-        return {"fields": (self.x.detach() / self.gain).cpu().half()}
+        return {"fields": sixteen_bits((self.x.detach() / self.gain).cpu())}
 
     @classmethod
     def unpack(cls, tensors: Mapping[str, Tensor], modality: Modality, settings: int) -> Self:
@@ -85,7 +85,8 @@ def widest(shape: tuple[int, ...], each: int) -> int:
     """The largest width of which `each` fields, in 16 bits, weigh what an item of this shape does in 8."""
     channels, numbers = shape[0], math.prod(shape) // (2 * each)
     if count(1, channels) > numbers:
-        raise UsageError(f"form field:{each} of examples {tuple(shape)}", f"at most {math.prod(shape) // (2 * count(1, channels))} fields per item", "--set form=field:1")
+        most = math.prod(shape) // (2 * count(1, channels))
+        raise UsageError(f"form field:{each} of examples {tuple(shape)}", f"at most {most} fields per item", f"--set form={'field:1' if most else 'pixels'}")
     return next(width - 1 for width in range(2, numbers + 2) if count(width, channels) > numbers)
 
 

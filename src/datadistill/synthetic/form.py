@@ -103,9 +103,14 @@ def real_indices(task: Task, rng: torch.Generator, each: int = 1) -> Tensor:
     return torch.cat(chosen)
 
 
+def sixteen_bits(x: Tensor) -> Tensor:
+    """x in float16, what lies beyond its range at the end of it: parameters are not clamped, and infinity would not be read back."""
+    return x.clamp(-65504, 65504).half()
+
+
 def eight_bits(x: Tensor) -> tuple[Tensor, Tensor]:
     """(codes int8, scale (n,) float16) of the rows of x (n, k): x is about codes * scale, to half a scale."""
-    scale = (x.abs().amax(1).clamp(min=1e-4) / 127).half()
+    scale = sixteen_bits(x.abs().amax(1).clamp(min=1e-4) / 127)
     return (x / scale[:, None].float()).round().clamp(-127, 127).to(torch.int8), scale
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data.task import Task
 from ..errors import UsageError
 from ..modalities import Modality
-from .form import Form, Start, eight_bits, from_eight_bits, real_indices, steepness
+from .form import Form, Start, eight_bits, from_eight_bits, real_indices, sixteen_bits, steepness
 
 PARTS = ("bases", "maps", "convolutions")
 
@@ -75,7 +75,7 @@ class HaBa(Form):
 
     def pack(self) -> dict[str, Tensor]:
         bases, maps, convolutions = (part.detach().cpu().float() for part in self.parts)
-        kept = {"convolutions": convolutions.half()}
+        kept = {"convolutions": sixteen_bits(convolutions)}
         for name, part in (("bases", bases), ("maps", maps.flatten(0, 1))):
             codes, kept[name + "_scale"] = eight_bits(part.flatten(1))
             kept[name] = codes.view(part.shape)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.task import Task
+from ..errors import UsageError
 from ..modalities import Modality
 from .form import Start, Stored, as_stored, real_indices
 
@@ -62,6 +63,8 @@ class Multiform(Stored):
     @classmethod
     def start(cls, task: Task, how: Start, rng: torch.Generator, settings: int) -> Self:
         """From real examples: `factor`^2 of the class in each item, made smaller by averaging ("mix" in the authors' code)."""
+        if settings > (most := min(task.spec.shape[1:])):
+            raise UsageError(f"form multiform:{settings} of examples {task.spec.shape}", f"at most {most} squares a side", "--set form=pixels" if most == 1 else "--set form=multiform:2")
         form = cls(task.modality.noise(int(task.quota.sum()), rng), task.modality, settings)
         if how == "real":
             real = task.train.read(real_indices(task, rng, form.each))
