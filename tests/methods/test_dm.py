@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cases import CASES
@@ -129,6 +131,17 @@ def test_a_net_with_batch_norm_is_refused_with_one_that_works():
         DM(iterations=1, net="resnet").distill(task, Run(0))
     assert "convnet" in refusal.value.expected and "resnet" not in refusal.value.expected
     assert Image(task.spec).nets[0] == "convnet"
+
+
+@pytest.mark.parametrize("net", ["linear", "mlp"])
+def test_a_net_that_the_refusal_names_works_with_the_quick_settings(net):
+    """Their width means nothing to a linear model."""
+    task = tiny_tasks()["tabular"]
+    with pytest.raises(UsageError, match="batch norm") as refusal:
+        DM(net="tabresnet").check(task.modality)
+    assert net in refusal.value.expected
+    syn = replace(DM(net=net).preset("quick", task.modality), iterations=1).distill(task, Run(0))
+    assert bool(torch.isfinite(syn.x).all())
 
 
 @pytest.mark.parametrize("ipc", [1, 3])

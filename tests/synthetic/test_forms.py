@@ -225,7 +225,7 @@ def test_parameters_that_went_far_are_kept_as_far_as_numbers_go(form, far, tmp_p
     assert all(bool(torch.isfinite(t).all()) for t in loaded.tensors.values()) and torch.equal(loaded.x, syn.stored())
 
 
-@pytest.mark.parametrize("side,form,fix", [(6, "multiform:7", "multiform:2"), (1, "multiform:2", "pixels"), (6, "field:4", "field:1"), (1, "field:1", "pixels")])
+@pytest.mark.parametrize("side,form,fix", [(6, "multiform:7", "multiform:2"), (1, "multiform:2", "pixels"), (6, "field:5", "field:1"), (1, "field:1", "pixels")])
 def test_more_than_an_item_holds_is_refused_with_a_form_that_works(side, form, fix):
     task = task_of(pictures(side), QUOTA)
     with pytest.raises(UsageError, match="at most") as refused:

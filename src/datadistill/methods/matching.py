@@ -19,6 +19,7 @@ from ..precision import Precision, computing
 from ..rng import seed_of
 from ..run import Run
 from ..synthetic import SyntheticSet, forms
+from ..training.embedding import narrow
 from .base import Method
 from .k_means import lloyd, medoids
 
@@ -66,8 +67,7 @@ class Matching(Method):
 
     def network(self, task: Task, run: Run, *key: str | int) -> nets.Net:
         """A freshly initialised net, named by the key, on the run's device."""
-        size = {} if self.width is None else {"width": self.width}
-        return nets.build(self.net_for(task.modality), task.spec, run.rng(*key), **size).to(run.device)
+        return narrow(self.net_for(task.modality), task.spec, self.width, run.rng(*key)).to(run.device)
 
     def omega(self, task: Task, run: Run, *key: str | int) -> Augmentation:
         """One draw for each class; or none."""
