@@ -222,9 +222,12 @@ def test_kip_is_the_papers_loss(task, dtype, tolerance, memory, monkeypatch):
 
 def test_kip_refuses_what_does_not_fit_in_memory_and_what_is_no_grid():
     task = TASKS["image"]
-    with pytest.raises(Resources, match=r"GiB.*\n.*memory=0.001") as refused:
+    with pytest.raises(Resources, match=r"MiB.*\n.*memory=0.001") as refused:
         KIP(iterations=1, kernel="conv", memory=0.001).distill(task, Run(0))
     assert "kernel=fc" in refused.value.fix
+    with pytest.raises(Resources, match=r"takes \d.* KiB") as refused:
+        KIP(iterations=1, memory=1e-9).distill(task, Run(0))
+    KIP(iterations=1, memory=float(refused.value.fix.removeprefix("--set memory="))).distill(task, Run(0))  # the fix is one
     with pytest.raises(UsageError, match="kernel=fc"):
         KIP(kernel="conv").check(TASKS["tabular"].modality)
     with pytest.raises(UsageError, match="depth=3"):

@@ -60,6 +60,15 @@ def test_the_experts_age_is_chosen_on_validation_data(monkeypatch):
         assert any(f"epoch {best}" in note for note in run.notes) and [row["accuracy"] for row in run.curve] == scores
 
 
+@pytest.mark.parametrize(("epochs", "most", "last"), [(9, 2.5, 2), (9, 0.5, 1), (2, 5.0, 2)])
+def test_the_experts_steps_have_an_end(epochs, most, last):
+    """As many whole epochs as they hold, or one."""
+    task, run = TASKS["tabular"], Run(0)
+    per_epoch = -(-len(task.train) // 8)
+    TeacherLabels(epochs=epochs, most_steps=int(most * per_epoch), steps=1, width=4, batch=8).distill(task, run)
+    assert max(row["epoch"] for row in run.curve) == last
+
+
 def test_candidates_grow_and_end_at_the_last():
     assert candidates(1) == [1] and candidates(2) == [1, 2] and candidates(6) == [1, 2, 3, 5, 6]
     for last in range(1, 70):

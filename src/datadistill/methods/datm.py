@@ -51,7 +51,7 @@ class DATM(Trajectory):
     when: ClassVar = "large budgets up to lossless: it matches later parts of training"
     paper: ClassVar = Paper(title="Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching", venue="ICLR 2024", arxiv="2310.05773")
     may_be_zero: ClassVar = frozenset({"min_start", "expansion_end"})
-    quick_table: ClassVar = {"max_start": 3}  # rows are learned later than pictures are
+    quick_table: ClassVar = {**Trajectory.quick_table, "max_start": 3}
     LOOPS: ClassVar = {1: (80, 2, 4), 10: (80, 2, 20), 50: (80, 2, 40), 500: (40, 2, 60), 1000: (100, 2, 60)}
     WINDOWS: ClassVar = {1: (0, 4, 0), 10: (0, 10, 1000), 50: (0, 20, 2000), 500: (40, 60, 0), 1000: (40, 60, 0)}  # ipc: (T-, T_0, until)
 

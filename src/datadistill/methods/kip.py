@@ -30,6 +30,7 @@ from ..memory import Pieces
 from ..modalities import Modality
 from ..run import Run
 from ..synthetic import SyntheticSet
+from ..text import size
 from .base import Paper
 from .regression import Regression, descend
 
@@ -92,10 +93,11 @@ class KIP(Regression):
         pair = kernel.pair_bytes(shape) if self.kernel == "conv" else 8 * 16 * (self.depth + 1)
         rows = int((self.memory * 2**30 / pair - n) // (n + 1))  # a row has n pairs, and every example is one with itself
         if rows < 1:
-            need = pair * (2 * n + 1) / 2**30
+            need = pair * (2 * n + 1)
+            enough = f"--set memory={1.1 * need / 2**30:.2g}"
             raise Resources(
-                f"{self.name}: one row of the exact {self.kernel} kernel of {n} examples of shape {tuple(shape)} takes {need:.1f} GiB",
+                f"{self.name}: one row of the exact {self.kernel} kernel of {n} examples of shape {tuple(shape)} takes {size(need)}",
                 f"at most memory={self.memory:g} GiB",
-                f"--set kernel=fc, --method rfad or frepo, smaller pictures, or --set memory={need + 0.1:.1f}" if self.kernel == "conv" else f"--set memory={need + 0.1:.1f}",
+                f"--set kernel=fc, --method rfad or frepo, smaller pictures, or {enough}" if self.kernel == "conv" else enough,
             )
         return Pieces(rows, "row of the kernel", run.notes)

@@ -46,13 +46,14 @@ class TeacherLabels(Method):
     family: ClassVar = "decoupled"
     paper: ClassVar = Paper(title="A Label is Worth a Thousand Images in Dataset Distillation", venue="NeurIPS 2024", arxiv="2406.10485")
 
-    quick: ClassVar = {"epochs": 5, "width": 16, "steps": 150}
+    quick: ClassVar = {"most_steps": 1200, "width": 16, "steps": 150}
 
     select: Literal["random", "k-means"] = "random"
     net: str = "auto"  # of the expert and of the student that chooses
     width: int | None = None
     epochs: int = 60  # the expert's last
-    epoch: int | None = None  # t; none: the best of 1, 2, 3, 5, 8, 13, ... up to `epochs`, on validation data
+    most_steps: int | None = None  # of training the expert: fewer epochs, one at least, where T is large
+    epoch: int | None = None  # t; none: the best of 1, 2, 3, 5, 8, 13, ... up to the last, on validation data
     steps: int = 500  # of training the student that chooses
     lr: float = 0.01  # of that student
     lr_expert: float = 0.01
@@ -66,7 +67,8 @@ class TeacherLabels(Method):
         self.check(task.modality)
         family, teaching = self.net_for(task.modality), Teaching(lr=self.lr_expert, batch=self.batch, momentum=0.9)
         experts = Experts(task.train, run, net=family, width=self.width, count=1, teaching=teaching)
-        ages = [self.epoch] if self.epoch is not None else candidates(self.epochs)
+        last = self.epochs if self.most_steps is None else max(1, min(self.epochs, self.most_steps // experts.per_epoch))
+        ages = [self.epoch] if self.epoch is not None else candidates(last)
         if self.select == "k-means":
             medoids = KMeans(keep="medoids", embedding="input").distill(task, Run(run.seed, device=run.device))  # quick: begun again when resumed
             chosen = Chosen(medoids.origin, len(ages))

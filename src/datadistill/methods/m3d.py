@@ -40,7 +40,7 @@ class M3D(Matching):
     papers_form: ClassVar = "multiform:2"
     paper: ClassVar = Paper(title="M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy", venue="AAAI 2024", arxiv="2312.15927")
     quick: ClassVar = {"iterations": 200, "width": 32, "real_batch": 64}
-    quick_table: ClassVar = TABLE
+    quick_table: ClassVar = {**TABLE, "lr": 0.3}
 
     iterations: int = 10_000  # K
     lr: float = 1.0  # eta, times the items of the largest class: an item's share of L goes down with their number

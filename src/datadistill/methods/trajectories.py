@@ -31,6 +31,7 @@ class Trajectory(Inner):
     positive: ClassVar = frozenset({"alpha"})
     LOOPS: ClassVar[dict[int, tuple[int, int, int]]] = CIFAR10
     quick: ClassVar = {"iterations": 150, "steps": 20, "expert_epochs": 1, "max_start": 1, "batch": 20, "experts": 2, "lr_expert": 0.1, "width": 16}
+    quick_table: ClassVar = {"expert_epochs": 5}  # rows are learned later than pictures are
 
     iterations: int = 5000
     steps: int | None = None  # N, of the student on S
