@@ -302,7 +302,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_comes_to_the_same(cli, tmp_p
     done = cli.run("distill", "digits", *DM, "--out", small, "--json", first=OOM.format(limit=25))
     assert done.code == 0, done.err
     assert "out of memory: piece 80 -> 40" in done.err and "out of memory: piece 40 -> 20" in done.json["notes"][1]
-    start = cli.run("distill", "digits", *DM, "--set", "iterations=0", "--out", tmp_path / "start")
+    start = cli.run("distill", "digits", *DM, "--set", "lr=0", "--out", tmp_path / "start")
     assert start.code == 0, start.err
     a, b, c = (Artifact.load(p).x.int() for p in (whole, small, tmp_path / "start"))
     assert (a - b).abs().max() <= 1 < (a - c).abs().max()  # to rounding; while distilling changed far more
