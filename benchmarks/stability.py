@@ -4,7 +4,8 @@
 
 Each cell distils once (seed 0), unless board.py has made that very set, and is looked at: every logged value finite, every stored value finite, the learned step size positive, and
 how often a step was undone because a loss was not finite. A number after the name of the data is the side that pictures are made.
-results/stability.json; cells that are there are not run again. Sets whose kind of data the project does not read yet are not in it.
+results/stability.json; cells that are there are not run again. Series of equal length and fingerprints of molecules
+are rows of a table; sets whose kind of data the project does not read yet are not in it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import sys
 
 from common import MADE, RESULTS, attempt, machine, made_set, real, sized, threads
 
-SETS = ["magic", "htru2", "adult", "pneumoniamnist", "fashion_mnist", "cifar10", "galaxy_zoo1:32", "imagenette128:32"]
+SETS = ["magic", "htru2", "adult", "GunPoint", "ItalyPowerDemand", "ArrowHead", "OSULeaf", "ACSF1", "BasicMotions", "bbbp", "bace"]
+SETS += ["pneumoniamnist", "fashion_mnist", "cifar10", "galaxy_zoo1:32", "imagenette128:32"]
 LIMIT = 420.0
 
 
