@@ -105,7 +105,7 @@ def front(points: list[Point]) -> set[str]:
 def panel(title: str, unit: str, points: list[Point], lines: dict[str, float], left: float, top: float) -> Iterator[str]:
     xs = [math.log10(max(p[0], 0.1)) for p in points]
     ys = [p[1] for p in points] + list(lines.values())
-    x0, x1, y0, y1 = min(xs) - 0.1, max(xs) + 0.35, math.floor(min(ys) * 20) / 20, math.ceil(max(ys) * 20) / 20
+    x0, x1, y0, y1 = min(xs) - 0.1, max(xs) + 0.35, math.floor(min(ys) * 10) / 10, math.ceil(max(ys) * 10) / 10
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - 10), top + TOP + (y1 - y) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
