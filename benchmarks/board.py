@@ -35,7 +35,7 @@ def protocol_for(nets: str) -> Any:
     return protocol.with_nets(",".join(WIDTHS.get(n, n) for n in nets.split(",")))
 
 
-def judged(source: str, ipc: int, name: str, seed: int, nets: str, side: int | None = None) -> dict:
+def judged(source: str, ipc: int, name: str, seed: int, nets: str, side: int | None = None, label: str | None = None) -> dict:
     """One method, with quick settings but for those after a colon: distilled, stored, scored. `full` is all of the training data."""
     import torch
 
@@ -51,7 +51,7 @@ def judged(source: str, ipc: int, name: str, seed: int, nets: str, side: int | N
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     protocol = protocol_for(nets)
     students = list(protocol.nets)
-    split, about = data.load(source, seed=seed, size=side), {}
+    split, about = data.load(source, seed=seed, size=side, label=label), {}
     if name == "full":
         arm = Arm(name, lambda _: (split.train, Hard(split.train.labels, len(split.train.modality.spec.classes))), protocol.full_steps)
     elif name == "random":
@@ -60,13 +60,13 @@ def judged(source: str, ipc: int, name: str, seed: int, nets: str, side: int | N
 
         task = Task.of(split.train, split.val, Budget(ipc))
         arm = Arm(name, lambda k: rows_of(methods.get("random").distill(task, Run(k))), protocol.steps)
-        about = {"bytes": api.distill(source, name, ipc=ipc, seed=seed, side=side).bytes, "seconds": 0.0}
+        about = {"bytes": api.distill(source, name, ipc=ipc, seed=seed, side=side, label=label).bytes, "seconds": 0.0}
     else:
         start = time.process_time()
         method, _, given = name.partition(":")
         settings = dict(pair.split("=") for pair in given.split(",") if pair)
         made = made_set(source, side, ipc, name, seed)
-        artifact = Artifact.load(made) if (made / "manifest.json").exists() else api.distill(source, method, ipc=ipc, seed=seed, side=side, preset="quick", out=made, **settings)
+        artifact = Artifact.load(made) if (made / "manifest.json").exists() else api.distill(source, method, ipc=ipc, seed=seed, side=side, label=label, preset="quick", out=made, **settings)
         cost, recipe = artifact.about["cost"], artifact.about.get("recipe", {})
         about = {
             "family": artifact.about["method"]["family"],
@@ -95,14 +95,14 @@ def board(data: str, ipc: int, wanted: list[str], seed: int, nets: str) -> None:
     path, protocol = RESULTS / f"{stem}_{data}_ipc{ipc}.json", protocol_for(nets)
     kept = json.loads(path.read_text()) if path.exists() else {}
     rows = kept.get("methods", {}) if kept.get("protocol", {}).get("hash") == protocol.hash else {}
-    source, _ = real(data)
-    modality = load(source).train.modality.name
+    source, label = real(data)
+    modality = load(source, label=label).train.modality.name
     for name in wanted or ["full", *(name for name, method in methods.all_methods().items() if modality in method.takes())]:
         if "accuracy" in rows.get(name, {}):
             continue
         others = [json.loads(other.read_text()) for other in RESULTS.glob(f"{stem}_{data}_ipc*.json")]
         same = [other["methods"]["full"] for other in others if name == "full" in other["methods"] and other["protocol"]["hash"] == protocol.hash]
-        rows[name] = same[0] if same else attempt(__file__, source, ipc, name, seed, nets, limit=LIMIT * len(protocol.nets))
+        rows[name] = same[0] if same else attempt(__file__, source, ipc, name, seed, nets, label or "", limit=LIMIT * len(protocol.nets))
         print(data, ipc, name, rows[name].get("accuracy", rows[name]), rows[name].get("seconds"), flush=True)
         command = f"DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/board.py --data {data} --ipc {ipc} --seed {seed} --nets {nets}"
         result = {"command": command, "machine": machine(), "data": data, "modality": modality, "ipc": ipc, "seed": seed, "protocol": protocol.to_json()}
@@ -111,8 +111,8 @@ def board(data: str, ipc: int, wanted: list[str], seed: int, nets: str) -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
-        source, ipc, name, seed, nets = sys.argv[2:]
-        print(json.dumps(judged(source, int(ipc), name, int(seed), nets)))
+        source, ipc, name, seed, nets, label = sys.argv[2:]
+        print(json.dumps(judged(source, int(ipc), name, int(seed), nets, label=label or None)))
         return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=["fashion_mnist", "cifar10"])
