@@ -11,20 +11,7 @@ import click
 
 from ..progress import Bar, Progress, stderr_progress
 from ..text import safe, size
-from .options import (
-    Number,
-    device_option,
-    engine_options,
-    flip_option,
-    json_option,
-    label_option,
-    option,
-    quiet_option,
-    seed_option,
-    side_option,
-    test_option,
-    val_option,
-)
+from .options import Number, data_options, engine_options, json_option, option, quiet_option
 from .signals import Stop
 
 
@@ -37,13 +24,7 @@ from .signals import Stop
 @option("--lr", type=Number(0, min_open=True), default=0.01, help="Learning rate.")
 @option("--batch", type=click.IntRange(1), default=256, help="Examples per step.")
 @option("--flat", is_flag=True, help="Towards flat minima, as ftd and datm take them: GSAM with rho 0.01, alpha 0.3.")
-@label_option
-@side_option
-@flip_option
-@val_option
-@test_option
-@seed_option
-@device_option
+@data_options
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and how large it is.")
 @json_option
 @engine_options

@@ -12,7 +12,7 @@ import click
 from ..errors import UsageError
 from ..progress import Progress, stderr_progress
 from ..text import safe, size
-from .options import Number, device_option, engine_options, json_option, label_option, option, quiet_option, seed_option, side_option
+from .options import Number, device_option, engine_options, json_option, label_option, option, quiet_option, seed_option, side_option, together
 from .signals import Stop
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 out_option = option("--out", type=click.Path(path_type=Path), help="A new folder; without it ARTIFACT is replaced.")
 data_help = "The data that the set stands for."
 protocol_option = option("--protocol", default="quick", help="By which students are trained, on validation data alone: quick, standard or paper.")
-common = [
+common = together(
     label_option,
     side_option,
     seed_option,
@@ -29,14 +29,7 @@ common = [
     click.option("--dry-run", is_flag=True, help="Say what would come of it, and write nothing."),
     json_option,
     quiet_option,
-]
-
-
-def with_common(command: Any) -> Any:
-    """The options that both commands have."""
-    for one in reversed(common):
-        command = one(command)
-    return command
+)
 
 
 @click.group()
@@ -50,7 +43,7 @@ def labels() -> None:
 @option("--data", "source", help=data_help + " With it the accuracy on its validation split is measured before and after.")
 @protocol_option
 @out_option
-@with_common
+@common
 def compress(artifact: Path, to: str, source: str | None, protocol: str, out: Path | None, label: str | None, side: int | None, seed: int, device: str,
              dry_run: bool, as_json: bool, quiet: bool) -> None:  # fmt: skip
     """Keep the labels of ARTIFACT's views in fewer bytes, and say what that costs."""
@@ -99,7 +92,7 @@ def compress(artifact: Path, to: str, source: str | None, protocol: str, out: Pa
 @click.option("--measure", is_flag=True, help="Measure the accuracy on validation data before and after.")
 @out_option
 @engine_options
-@with_common
+@common
 def write(artifact: Path, source: str, kind: str, views: int, crop: float, mix: str, loss: str, temperature: float, teacher: Path | None, net: str, width: int | None, epochs: int,
           protocol: str, measure: bool, out: Path | None, label: str | None, side: int | None, seed: int, device: str, dry_run: bool, as_json: bool, quiet: bool,
           **who: Any) -> None:  # fmt: skip

@@ -13,7 +13,7 @@ import click
 from ..errors import UsageError
 from ..progress import stderr_progress
 from ..text import safe, size
-from .options import Number, device_option, flip_option, json_option, label_option, option, quiet_option, seed_option, side_option, test_option, val_option
+from .options import Number, data_options, json_option, option, quiet_option
 from .signals import Stop
 
 
@@ -29,13 +29,7 @@ from .signals import Stop
 @option("--lr", type=Number(0, min_open=True), help="Peak learning rate; without it 0.1 for sgd, 0.001 for adamw, and a tenth of these with --weights.")
 @option("--ema", type=Number(0, 1, max_open=True), default=0.0, help="Decay per step of an average of the weights, which then is the teacher.")
 @option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better validation accuracy, and take the best epoch.")
-@label_option
-@side_option
-@flip_option
-@val_option
-@test_option
-@seed_option
-@device_option
+@data_options
 @option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained.")
 @json_option

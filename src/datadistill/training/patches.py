@@ -54,7 +54,8 @@ class Patches:
         shape, f = real.modality.spec.shape, self.side(real.modality.spec.shape)
         examples = real.pick(c, max(self.candidates, n * f * f), run.rng("candidates", c))
         u = torch.rand((len(examples), self.crops, 4), generator=run.rng("crops", c), dtype=torch.float64)
-        boxes = torch.tensor([box(own, visible(self.least, shape[1:])) for own in u.flatten(0, 1).tolist()]).float().view(len(examples), self.crops, 4)
+        least = visible(self.least, shape[1:])
+        boxes = torch.tensor([box(own, least) for own in u.flatten(0, 1).tolist()]).float().view(len(examples), self.crops, 4)
 
         def cropped(rows: Tensor, which: Tensor) -> Tensor:
             """Crops `which` (k,) of examples[rows] (k,), at 1/f of the sides."""
