@@ -17,7 +17,7 @@ from datadistill.match import trajectory
 from datadistill.methods.datm import labelled_right
 from datadistill.methods.dd import deal
 from datadistill.methods.rat_bptt import clipped
-from datadistill.methods.trajectories import Average, keep_class
+from datadistill.methods.trajectories import Average, keep_class_
 from datadistill.modalities import Modality
 from datadistill.rng import rng
 from datadistill.run import Run
@@ -329,11 +329,28 @@ def test_a_segment_above_the_threshold_teaches_nothing():
 def test_a_learned_label_keeps_its_class():
     logits = 20 * torch.randn((50, 7), generator=rng(0, "logits"))
     y = torch.arange(50) % 7
-    kept = keep_class(logits, y)
+    kept = keep_class_(logits.clone(), y)
     assert torch.equal(Soft(kept).hard, y)
     right = logits.argmax(1) == y
     others = torch.ones_like(logits).scatter_(1, y[:, None], 0.0).bool()
     assert torch.equal(kept[others], logits[others]) and 0 < int(right.sum()) < 50
+
+
+def test_labels_of_datm_stand_for_their_class_after_every_step():
+    """At a rate that throws them about: so what students were taught last is what is stored."""
+
+    class Watched(Run):
+        def steps(self, n, *state, **settings):
+            if len(state) > 1:  # not the loop that chooses a step size
+                self.items, self.L = state[:2]
+            return super().steps(n, *state, **settings)
+
+        def log(self, it, **values):
+            assert torch.equal(self.L["logits"].argmax(1), self.items.y)
+
+    run = Watched(0)
+    syn = methods.get("datm", **{**SMALL, "iterations": 4, "lr_labels": 30.0, "threshold": 1e9}).distill(TASKS["image"], run)
+    assert torch.equal(syn.labels.logits, run.L["logits"].detach().half()) and torch.equal(syn.labels.hard, syn.y)
 
 
 def test_selmatch_keeps_the_hard_part_of_its_window_as_it_is():

@@ -12,7 +12,7 @@ At a high ipc this reached the accuracy of the full data (CIFAR-10 at ipc 1000, 
 Differences from the authors' code: those of `mtt`, and one Adam for S, L and alpha; an expert that labels S_0 and L_0 is
 taken at the last epoch that is matched, theirs at the last of 100; where no expert labels enough of a class right, the rest
 is random, and an example that none labels right has their mean; a segment whose loss is above the threshold gives a gradient
-of zero; every item keeps the class it stands for as its largest label.
+of zero; after each step L is moved back to where the class an item stands for has the largest label.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..training.experts import Experts, Teaching
 from ..training.unroll import unroll
 from .base import Paper
 from .inner import average, descent
-from .trajectories import Trajectory, keep_class, nearest
+from .trajectories import Trajectory, keep_class_, nearest
 
 CHUNK = 512  # examples that an expert labels at once
 
@@ -51,7 +51,7 @@ class DATM(Trajectory):
     when: ClassVar = "large budgets up to lossless: it matches later parts of training"
     paper: ClassVar = Paper(title="Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching", venue="ICLR 2024", arxiv="2310.05773")
     may_be_zero: ClassVar = frozenset({"min_start", "expansion_end"})
-    quick_table: ClassVar = {**Trajectory.quick_table, "max_start": 3}
+    quick_table: ClassVar = {**Trajectory.quick_table, "first_max_start": 1, "max_start": 3, "expansion_end": 150}
     LOOPS: ClassVar = {1: (80, 2, 4), 10: (80, 2, 20), 50: (80, 2, 40), 500: (40, 2, 60), 1000: (100, 2, 60)}
     WINDOWS: ClassVar = {1: (0, 4, 0), 10: (0, 10, 1000), 50: (0, 20, 2000), 500: (40, 60, 0), 1000: (40, 60, 0)}  # ipc: (T-, T_0, until)
 
@@ -88,7 +88,7 @@ class DATM(Trajectory):
         else:
             syn = SyntheticSet.init(task, self.init, run.rng("init"))
         syn, y = syn.to(run.device), syn.y
-        L = nn.ParameterDict({"logits": nn.Parameter(first_labels(experts, syn.x.detach(), y, T - 1 + M))})
+        L = nn.ParameterDict({"logits": nn.Parameter(keep_class_(first_labels(experts, syn.x.detach(), y, T - 1 + M), y))})
 
         def match(key: tuple[str | int, ...], alpha: Tensor) -> Tensor:
             starts = trajectory.window(key[0] if isinstance(key[0], int) else 0, low, first, T, until)
@@ -103,8 +103,9 @@ class DATM(Trajectory):
         for it in run.steps(self.iterations, syn, L, alpha, optimizer, room["keep"]):
             value = run.descend(optimizer, average(run, self.segments, optimizer, lambda k, it=it: match((it, k), alpha())))
             syn.clamp_()
+            keep_class_(L["logits"].data, y)
             run.log(it, loss=value, alpha=alpha())
-        return SyntheticSet(syn.x.detach(), Soft(keep_class(L["logits"].cpu(), y)), task.modality, recipe=Recipe(lr=alpha().item(), augment=self.augment))
+        return SyntheticSet(syn.x.detach(), Soft(L["logits"].detach().cpu()), task.modality, recipe=Recipe(lr=alpha().item(), augment=self.augment))
 
 
 @torch.no_grad()

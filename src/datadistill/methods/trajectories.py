@@ -99,13 +99,12 @@ class Average(nn.Module):
             p.copy_(kept)
 
 
-def keep_class(logits: Tensor, y: Tensor) -> Tensor:
-    """Logits (n, classes) of which the largest of each row is the one of its class y (n,), in float16 too; others are as they were.
+def keep_class_(logits: Tensor, y: Tensor) -> Tensor:
+    """Make logits (n, classes), in place, such that the largest of each row is the one of its class y (n,), in float16 too; others stay as they were.
 
-    An item stays an item of its class, as the budget and the pages have it; a label that was learned away from it comes out even.
+    An item stays an item of its class, as the budget and the pages have it; a label that is learned away from it comes out even.
     """
-    out = logits.detach().clone()
-    own = out.gather(1, y[:, None])
-    others = out.scatter(1, y[:, None], -torch.inf).amax(1, keepdim=True)
+    y = y.to(logits.device)[:, None]
+    others = logits.scatter(1, y, -torch.inf).amax(1, keepdim=True)
     least = others + 2.0**-9 * others.abs().clamp(min=1)
-    return out.scatter_(1, y[:, None], torch.maximum(own, least))
+    return logits.scatter_(1, y, torch.maximum(logits.gather(1, y), least))
