@@ -45,6 +45,9 @@ class Resources(DistillError):
 class NotFinite(DistillError):
     """The loss stayed NaN or infinite after every allowed halving of the step (exit 1)."""
 
+    def __init__(self, got: str):
+        super().__init__(got, fix="other settings of the method (a smaller step size), or other data")
+
 
 class SecondTestRead(DistillError):
     """The sealed test split was read a second time for one seed: the run is void (exit 1)."""

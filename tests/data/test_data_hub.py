@@ -82,6 +82,15 @@ def test_tables():
     assert load(text, label="which").found.classes == ("a", "b")
 
 
+def test_the_row_numbers_of_a_data_frame_are_no_column():
+    """They are there after rows were left out, and may be there in one split alone."""
+    frame = pytest.importorskip("pandas").DataFrame({"n": np.arange(40.0), "label": [0, 1] * 20})
+    some = datasets.Dataset.from_pandas(frame[frame.n % 5 > 0])
+    assert "__index_level_0__" in some.column_names
+    assert load(some).train.modality.spec.shape == (1,)
+    assert load(datasets.DatasetDict({"train": some, "test": datasets.Dataset.from_pandas(frame)})).found.counts["test"] == {"0": 20, "1": 20}
+
+
 def test_a_broken_folder_is_refused(tmp_path):
     pictures().save_to_disk(tmp_path / "set")
     arrow = next((tmp_path / "set").glob("*.arrow"))

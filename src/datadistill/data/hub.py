@@ -89,9 +89,12 @@ def _splits(loaded: Any) -> dict[str, Any]:
 
 def of_splits(kind: str, splits: dict[str, Any], ask: Ask, roots: list[Path] | None) -> Raw:
     """split -> Dataset. roots: folders that images may be read from (None: any; the set is the caller's own object)."""
-    features = splits["train"].features
-    if features is None:
+    from .table import INDEX
+
+    if splits["train"].features is None:
         raise BadInput("a set that does not say what its columns are", "a set with features")
+    splits = {split: part.remove_columns([name for name in part.column_names if INDEX.fullmatch(name)]) for split, part in splits.items()}
+    features = splits["train"].features
     label = _label(features, ask.label)
     for split, part in splits.items():
         if part.features is None or set(part.features) != set(features):

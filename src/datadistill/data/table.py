@@ -28,7 +28,7 @@ from .raw import SPLIT_WORDS, Ask, Raw
 
 DELIMITERS = (",", ";", "\t", "|")
 NAMED = re.compile(r"(train|training|val|valid|validation|dev|test|testing)([-_.].*)?", re.IGNORECASE)
-INDEX = re.compile(r"__index_level_\d+__")  # the numbers of rows, as pandas writes them to parquet
+INDEX = re.compile(r"__index_level_\d+__")  # the numbers of rows, as pandas hands them on to parquet and to `datasets`
 MIB = 1 << 20
 BLOCK = 16 * MIB
 SUFFIXES = (".csv", ".tsv", ".parquet")

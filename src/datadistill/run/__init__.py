@@ -238,7 +238,7 @@ class Run:
             for it in range(n):
                 yield from self._counted(it, n)
                 if self._rewind is not None:
-                    raise NotFinite(f"the loss is not finite after step {it} of {label}", fix="a smaller step size, or other data")
+                    raise NotFinite(f"the loss is not finite after step {it} of {label}")
                 bar.advance(1)
                 if self._stop:
                     raise Interrupted(self._stop, f"stopped at step {it + 1} of {n} of {label}, which begins again")
@@ -267,10 +267,7 @@ class Run:
         halvings = self._halvings + 1
         it = self._restore(good)
         if halvings > HALVINGS:
-            raise NotFinite(
-                f"the loss is not finite after step {it}, even with the step size halved {HALVINGS} times",
-                fix="other settings of the method (a smaller step size), or other data",
-            )
+            raise NotFinite(f"the loss is not finite after step {it}, even with the step size halved {HALVINGS} times")
         self._halvings = halvings
         for group in optimizer.param_groups:
             group["lr"] *= 0.5
