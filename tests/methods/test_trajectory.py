@@ -443,13 +443,16 @@ def test_at_bptt_places_its_window_where_the_gradient_is_large():
 def test_at_bptt_goes_on_to_the_next_stage_when_accuracy_stands_still():
     from datadistill.methods.at_bptt import Stage
 
-    stage, numbers = Stage(20), []  # 3 epochs of less than 1.5 points, then 3 (2.5, rounded up) of less than 1
-    for accuracy in (0.1, 0.2, 0.21, 0.25, 0.255, 0.26, 0.262, 0.28, 0.281, 0.2815, 0.282, 0.283):
-        stage.saw(accuracy - 0.01)
-        stage.saw(accuracy + 0.01)
-        stage.ends_epoch()
-        numbers.append(int(stage.number))
-    assert numbers == [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3]
+    def numbers(*accuracies):  # 3 epochs of less than 1.5 points, and from the last of these 3 (2.5, rounded up) of less than 1
+        stage = Stage(20)
+        for accuracy in accuracies:
+            stage.saw(accuracy - 0.01)
+            stage.saw(accuracy + 0.01)
+            stage.ends_epoch()
+            yield int(stage.number)
+
+    assert list(numbers(0.1, 0.2, 0.21, 0.25, 0.255, 0.26, 0.262, 0.28, 0.281, 0.2815, 0.282, 0.283)) == [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3]
+    assert list(numbers(0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)) == [1, 1, 1, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("kind", TASKS)

@@ -120,12 +120,12 @@ class Stage(nn.Module):
         """Take the epoch's accuracy into account."""
         if not self.seen:
             return
-        mean, stage = self.points[0] / self.seen, int(self.number)
-        if stage in GAINS:
-            least, share = GAINS[stage]
-            self.idle.copy_(self.idle + 1 if mean - self.points[1] < least else torch.zeros_like(self.idle))
-            if self.idle >= math.ceil(share * self.total):
-                self.number += 1
-                self.idle.zero_()
+        mean = self.points[0] / self.seen
+        for stage, (least, share) in GAINS.items():
+            if self.number == stage:  # the epoch that ends stage 1 is the first that stage 2 looks at
+                self.idle.copy_(self.idle + 1 if mean - self.points[1] < least else torch.zeros_like(self.idle))
+                if self.idle >= math.ceil(share * self.total):
+                    self.number += 1
+                    self.idle.zero_()
         self.points.copy_(torch.stack([torch.zeros_like(mean), mean]))
         self.seen.zero_()
