@@ -6,12 +6,13 @@ import json
 import math
 from collections.abc import Iterator
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 COLOURS = {"selection": "#555", "gradient": "#1b9e77", "distribution": "#d95f02", "trajectory": "#7570b3", "kernel": "#e7298a", "decoupled": "#1f78b4", "generative": "#a6761d"}
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 460, 330, 46, 34, 40
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 400, 330, 46, 34, 40
 Point = tuple[float, float, str, str]  # x, accuracy, method, family
 
 
@@ -97,9 +98,9 @@ def steady() -> tuple[list[str], list[list[object]]]:
     return ["data", "methods", "end well", "of these, undid a step", "do not"], table
 
 
-def front(points: list[Point]) -> set[str]:
+def front(points: list[Point]) -> set[Point]:
     """Those that nothing is both cheaper and better than."""
-    return {p[2] for p in points if not any(q[0] <= p[0] and q[1] >= p[1] and q[:2] != p[:2] for q in points)}
+    return {p for p in points if not any(q[0] <= p[0] and q[1] >= p[1] and q[:2] != p[:2] for q in points)}
 
 
 def panel(title: str, unit: str, points: list[Point], lines: dict[str, float], left: float, top: float) -> Iterator[str]:
@@ -114,35 +115,45 @@ def panel(title: str, unit: str, points: list[Point], lines: dict[str, float], l
     for k in range(round((y1 - y0) * 10) + 1):
         x, y = at(x0, y0 + k / 10)
         yield f'<path d="M{x:.0f} {y:.1f}H{left + WIDTH - 10:.0f}" stroke="#ddd"/><text x="{x - 4:.0f}" y="{y + 4:.1f}" text-anchor="end">{100 * (y0 + k / 10):.0f}%</text>'
-    for power in range(math.ceil(x0), math.floor(x1) + 1):
-        x, y = at(power, y0)
-        yield f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle">{10**power:,.0f}</text>' if power >= 0 else ""
+    for tick in (digit * 10**power for power in range(math.floor(x0), math.ceil(x1)) for digit in (1, 3)):
+        if x0 <= math.log10(tick) <= x1 and tick >= 1:
+            x, y = at(math.log10(tick), y0)
+            yield f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle">{tick:,.0f}</text>'
     yield f'<text x="{left + WIDTH / 2:.0f}" y="{top + HEIGHT - 8:.0f}" text-anchor="middle">{escape(unit)}</text>'
     for name, value in lines.items():
         x, y = at(x1, value)
         yield f'<path d="M{left + LEFT} {y:.1f}H{x:.0f}" stroke="#000" stroke-dasharray="4 3"/><text x="{x:.0f}" y="{y - 3:.1f}" text-anchor="end">{escape(name)}</text>'
-    best = front(points)
-    for (_, accuracy, name, family), log in zip(points, xs, strict=True):
-        x, y = at(log, accuracy)
+    best, taken = front(points), []
+    for log, point in sorted(zip(xs, points, strict=True)):
+        (_, accuracy, name, family), (x, y) = point, at(log, point[1])
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{COLOURS.get(family, "#999")}"><title>{escape(name)}: {100 * accuracy:.1f}%</title></circle>'
-        if name in best:
-            yield f'<text x="{x + 6:.1f}" y="{y - 5:.1f}">{escape(name)}</text>'
+        if point in best:
+            x, y = x + 6, y - 5
+            while any(abs(x - other[0]) < 70 and abs(y - other[1]) < 11 for other in taken):
+                y -= 2
+            taken.append((x, y))
+            yield f'<text x="{x:.1f}" y="{y:.1f}">{escape(name)}</text>'
+
+
+def points_of(board: dict[str, Any], key: str, *, forms: bool = False) -> list[Point]:
+    """Every method by its standard settings; `forms`: random examples too, and the methods whose items were stored in another form."""
+    wanted = {n: r for n, r in board["methods"].items() if mean(r) is not None and n != "full" and (":" not in n or forms and ":form=" in n) and (n != "random" or forms)}
+    return [(float(r[key]), r["accuracy"]["mean"], n, r.get("family", "selection")) for n, r in sorted(wanted.items())]
 
 
 def picture() -> str:
-    """Accuracy against seconds and against bytes, a row for each data set and budget; named are those that nothing beats in both."""
-    all_of = boards()
+    """A row for each data set: accuracy against seconds, budget by budget, and against bytes over all budgets; named are those that nothing beats in both."""
     parts: list[str] = []
-    for k, board in enumerate(all_of):
-        scored = {n: r for n, r in board["methods"].items() if "accuracy" in r and ":" not in n and n not in ("full", "random")}
-        lines = {label: found for n, label in (("full", "all of the data"), ("random", "random")) if (found := mean(board["methods"].get(n))) is not None}
-        where = f"{board['data'].replace('_', '-')}, {board['ipc']} per class"
-        for j, (key, unit) in enumerate((("seconds", "seconds to distil (log)"), ("bytes", "bytes stored (log)"))):
-            points = [(float(r[key]), r["accuracy"]["mean"], n, r["family"]) for n, r in sorted(scored.items())]
-            if points:
-                parts += panel(where, unit, points, lines, j * WIDTH, k * HEIGHT)
-    bottom = len(all_of) * HEIGHT
+    by_data = [list(own) for _, own in groupby(boards(), key=lambda b: b["data"])]
+    for k, own in enumerate(by_data):
+        data = own[0]["data"].replace("_", "-")
+        lines = [{label: found for n, label in (("full", "all of the data"), ("random", "random")) if (found := mean(b["methods"].get(n))) is not None} for b in own]
+        for j, board in enumerate(own):
+            parts += panel(f"{data}, {board['ipc']} per class", "seconds to distil (log)", points_of(board, "seconds"), lines[j], j * WIDTH, k * HEIGHT)
+        stored = [point for board in own for point in points_of(board, "bytes", forms=True)]
+        parts += panel(f"{data}, {' and '.join(str(b['ipc']) for b in own)} per class", "bytes stored (log)", stored, {"all of the data": lines[0]["all of the data"]}, len(own) * WIDTH, k * HEIGHT)
+    width, bottom = (1 + max(map(len, by_data))) * WIDTH, len(by_data) * HEIGHT
     for k, (family, colour) in enumerate(COLOURS.items()):
         parts.append(f'<circle cx="{60 + 120 * k}" cy="{bottom + 12}" r="4" fill="{colour}"/><text x="{68 + 120 * k}" y="{bottom + 16}">{family}</text>')
-    size = f'width="{2 * WIDTH}" height="{bottom + 30}" viewBox="0 0 {2 * WIDTH} {bottom + 30}"'
+    size = f'width="{width}" height="{bottom + 30}" viewBox="0 0 {width} {bottom + 30}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(filter(None, parts)) + "\n</svg>\n"

@@ -9,8 +9,9 @@
 
 Differences from the authors' code: every draw has a name; the classes' losses are summed for one step, where theirs steps after
 each class (by plain descent the same but for momentum); a(theta) is taken over a network's latest training batches, theirs since the
-last evaluation; examples go through the net in pieces; S is kept within legal values. |B_T| is 5000 at ipc 1, as in their
-commands. lambda is 0.1 in their commands for CIFAR at ipc 50.
+last evaluation; examples go through the net in pieces; S is kept within legal values. At ipc 1 without grids theirs takes
+the easier half of B_T and asks CE only of items that the network gets wrong; this one does as at any ipc. |B_T| is 5000 at ipc 1,
+as in their commands. lambda is 0.1 in their commands for CIFAR at ipc 50.
 """
 
 from __future__ import annotations
