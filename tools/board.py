@@ -45,7 +45,7 @@ def rows(modality: str = "image") -> tuple[list[str], list[list[object]]]:
     """(head, rows): accuracy on each board, the mean rank over them; seconds and bytes of the last board that has the method."""
     all_of = boards(modality)
     placed = [ranks(board) for board in all_of]
-    names = {name for board in all_of for name in board["methods"]}
+    names = {name for board in all_of for name in board["methods"] if ":form=" not in name}
     rank = {name: sum(own) / len(own) for name in names if (own := [p[name] for p in placed if name in p])}
     head = ["method", "family", *(f"{b['data'].replace('_', '-')}, {b['ipc']}" for b in all_of), "mean rank", "seconds", "bytes"]
     table: list[list[object]] = []
@@ -55,6 +55,18 @@ def rows(modality: str = "image") -> tuple[list[str], list[list[object]]]:
         place = f"{rank[name]:.1f}" if name in rank else ""
         table.append([f"`{name}`" if name != "full" else "all of the data", last.get("family", "selection" if name == "random" else ""), *(shown(b["methods"].get(name)) for b in all_of), place, seconds, f"{last['bytes']:,}" if last else ""])
     return head, table
+
+
+def with_bytes(row: dict[str, Any] | None) -> str:
+    return shown(row) + (f"<br>{row['bytes']:,} bytes" if row and "bytes" in row else "")
+
+
+def forms() -> tuple[list[str], list[list[object]]]:
+    """(head, rows): one method with its items stored in each form, accuracy and bytes on each board."""
+    all_of = boards()
+    stored = {name.partition(":form=")[2] or "pixels": name for board in all_of for name in board["methods"] if name == "dm" or name.startswith("dm:form=")}
+    head = ["form", *(f"{b['data'].replace('_', '-')}, {b['ipc']}" for b in all_of)]
+    return head, [[f"`{form}`", *(with_bytes(b["methods"].get(name)) for b in all_of)] for form, name in stored.items()]
 
 
 def results(pattern: str) -> Iterator[dict[str, Any]]:
@@ -70,8 +82,7 @@ def decoupled() -> tuple[list[str], list[list[object]]]:
     for arm in dict.fromkeys(arm for found in all_of for arm in found["arms"] if arm != "full"):
         cells = []
         for found, ipc in columns:
-            row = found["rows"].get(f"{arm}, {ipc} per class")
-            cells.append(shown(row) + (f"<br>{row['bytes']:,} bytes" if row and "bytes" in row else ""))
+            cells.append(with_bytes(found["rows"].get(f"{arm}, {ipc} per class")))
         table.append([arm, *cells])
     return head, table
 
