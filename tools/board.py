@@ -134,7 +134,7 @@ def panel(title: str, unit: str, points: list[Point], lines: dict[str, float], l
     for name, value in lines.items():
         x, y = at(x1, value)
         yield f'<path d="M{left + LEFT} {y:.1f}H{x:.0f}" stroke="#000" stroke-dasharray="4 3"/><text x="{x:.0f}" y="{y - 3:.1f}" text-anchor="end">{escape(name)}</text>'
-    best, taken = front(points), []
+    best, taken, named = front(points), [], []
     for log, point in sorted(zip(xs, points, strict=True)):
         (_, accuracy, name, family), (x, y) = point, at(log, point[1])
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{COLOURS.get(family, "#999")}"><title>{escape(name)}: {100 * accuracy:.1f}%</title></circle>'
@@ -143,7 +143,8 @@ def panel(title: str, unit: str, points: list[Point], lines: dict[str, float], l
             while any(abs(x - other[0]) < 70 and abs(y - other[1]) < 11 for other in taken):
                 y -= 2
             taken.append((x, y))
-            yield f'<text x="{x:.1f}" y="{y:.1f}">{escape(name)}</text>'
+            named.append(f'<text x="{x:.1f}" y="{y:.1f}">{escape(name.replace(":form=", ", "))}</text>')
+    yield from named  # over all points
 
 
 def points_of(board: dict[str, Any], key: str, *, forms: bool = False) -> list[Point]:
