@@ -45,8 +45,8 @@ class Resources(DistillError):
 class NotFinite(DistillError):
     """The loss stayed NaN or infinite after every allowed halving of the step (exit 1)."""
 
-    def __init__(self, got: str):
-        super().__init__(got, fix="other settings of the method (a smaller step size), or other data")
+    def __init__(self, got: str, expected: str = "", fix: str = "other settings of the method (a smaller step size), or other data"):
+        super().__init__(got, expected, fix)
 
 
 class SecondTestRead(DistillError):
