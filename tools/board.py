@@ -21,6 +21,11 @@ def boards(modality: str = "image") -> list[dict[str, Any]]:
     return sorted((b for b in results("board_*.json") if b.get("modality", "image") == modality), key=lambda b: (b["data"] != "fashion_mnist", b["data"], b["ipc"]))
 
 
+def where(found: dict[str, Any]) -> str:
+    """Of which data, and how many items per class."""
+    return f"{found['data'].replace('_', '-')}, {found['ipc']}"
+
+
 def mean(row: dict[str, Any] | None) -> float | None:
     return row["accuracy"]["mean"] if row and "accuracy" in row else None
 
@@ -47,7 +52,7 @@ def rows(modality: str = "image") -> tuple[list[str], list[list[object]]]:
     placed = [ranks(board) for board in all_of]
     names = {name for board in all_of for name in board["methods"] if ":form=" not in name}
     rank = {name: sum(own) / len(own) for name in names if (own := [p[name] for p in placed if name in p])}
-    head = ["method", "family", *(f"{b['data'].replace('_', '-')}, {b['ipc']}" for b in all_of), "mean rank", "seconds", "bytes"]
+    head = ["method", "family", *map(where, all_of), "mean rank", "seconds", "bytes"]
     table: list[list[object]] = []
     for name in sorted(names, key=lambda n: (n != "full", rank.get(n, math.inf), n)):
         last = next((r for b in reversed(all_of) if (r := b["methods"].get(name)) and "bytes" in r), {})
@@ -65,7 +70,7 @@ def forms() -> tuple[list[str], list[list[object]]]:
     """(head, rows): one method with its items stored in each form, accuracy and bytes on each board."""
     all_of = boards()
     stored = {name.partition(":form=")[2] or "pixels": name for board in all_of for name in board["methods"] if name == "dm" or name.startswith("dm:form=")}
-    head = ["form", *(f"{b['data'].replace('_', '-')}, {b['ipc']}" for b in all_of)]
+    head = ["form", *map(where, all_of)]
     return head, [[f"`{form}`", *(with_bytes(b["methods"].get(name)) for b in all_of)] for form, name in stored.items()]
 
 
@@ -80,10 +85,7 @@ def decoupled() -> tuple[list[str], list[list[object]]]:
     head = ["stored", *(f"{found['data']}{' at ' + str(found['side']) if found['side'] else ''}, {ipc}" for found, ipc in columns)]
     table: list[list[object]] = [["all of the data", *(shown(found["rows"].get("full")) for found, _ in columns)]]
     for arm in dict.fromkeys(arm for found in all_of for arm in found["arms"] if arm != "full"):
-        cells = []
-        for found, ipc in columns:
-            cells.append(with_bytes(found["rows"].get(f"{arm}, {ipc} per class")))
-        table.append([arm, *cells])
+        table.append([arm, *(with_bytes(found["rows"].get(f"{arm}, {ipc} per class")) for found, ipc in columns)])
     return head, table
 
 
@@ -93,7 +95,7 @@ def crossed() -> tuple[list[str], list[list[object]]]:
     for found in results("cross_*.json"):
         for name, row in found["methods"].items():
             students = list(row.get("students", students))
-            table.append([f"{found['data'].replace('_', '-')}, {found['ipc']}", f"`{name}`", *(interval(row["students"][s]) for s in row.get("students", ()))])
+            table.append([where(found), f"`{name}`", *(interval(row["students"][s]) for s in row.get("students", ()))])
     return ["data, items per class", "method", *students], table
 
 
@@ -115,6 +117,8 @@ def front(points: list[Point]) -> set[Point]:
 
 
 def panel(title: str, unit: str, points: list[Point], lines: dict[str, float], left: float, top: float) -> Iterator[str]:
+    if not points:
+        return
     xs = [math.log10(max(p[0], 0.1)) for p in points]
     ys = [p[1] for p in points] + list(lines.values())
     x0, x1, y0, y1 = min(xs) - 0.1, max(xs) + 0.35, math.floor(min(ys) * 10) / 10, math.ceil(max(ys) * 10) / 10
@@ -147,10 +151,15 @@ def panel(title: str, unit: str, points: list[Point], lines: dict[str, float], l
     yield from named  # over all points
 
 
-def points_of(board: dict[str, Any], key: str, *, forms: bool = False) -> list[Point]:
-    """Every method by its standard settings; `forms`: random examples too, and the methods whose items were stored in another form."""
-    wanted = {n: r for n, r in board["methods"].items() if mean(r) is not None and n != "full" and (":" not in n or forms and ":form=" in n) and (n != "random" or forms)}
+def scored(board: dict[str, Any], key: str) -> list[Point]:
+    """Every method, by its own settings or in another form; all of the data takes no part."""
+    wanted = {n: r for n, r in board["methods"].items() if mean(r) is not None and n != "full" and (":" not in n or ":form=" in n)}
     return [(float(r[key]), r["accuracy"]["mean"], n, r.get("family", "selection")) for n, r in sorted(wanted.items())]
+
+
+def level(board: dict[str, Any], **names: str) -> dict[str, float]:
+    """The accuracy of these rows of the board, as lines to draw, under the names given."""
+    return {text: found for name, text in names.items() if (found := mean(board["methods"].get(name))) is not None}
 
 
 def picture() -> str:
@@ -158,14 +167,14 @@ def picture() -> str:
     parts: list[str] = []
     by_data = [list(own) for _, own in groupby(boards(), key=lambda b: b["data"])]
     for k, own in enumerate(by_data):
-        data = own[0]["data"].replace("_", "-")
-        lines = [{label: found for n, label in (("full", "all of the data"), ("random", "random")) if (found := mean(b["methods"].get(n))) is not None} for b in own]
         for j, board in enumerate(own):
-            parts += panel(f"{data}, {board['ipc']} per class", "seconds to distil (log)", points_of(board, "seconds"), lines[j], j * WIDTH, k * HEIGHT)
-        stored = [point for board in own for point in points_of(board, "bytes", forms=True)]
-        parts += panel(f"{data}, {' and '.join(str(b['ipc']) for b in own)} per class", "bytes stored (log)", stored, {"all of the data": lines[0]["all of the data"]}, len(own) * WIDTH, k * HEIGHT)
+            timed = [point for point in scored(board, "seconds") if point[2] != "random" and ":" not in point[2]]
+            parts += panel(f"{where(board)} per class", "seconds to distil (log)", timed, level(board, full="all of the data", random="random"), j * WIDTH, k * HEIGHT)
+        title = " and ".join([where(own[0]), *(str(b["ipc"]) for b in own[1:])])
+        stored = [point for board in own for point in scored(board, "bytes")]
+        parts += panel(f"{title} per class", "bytes stored (log)", stored, level(own[0], full="all of the data"), len(own) * WIDTH, k * HEIGHT)
     width, bottom = (1 + max(map(len, by_data))) * WIDTH, len(by_data) * HEIGHT
     for k, (family, colour) in enumerate(COLOURS.items()):
         parts.append(f'<circle cx="{60 + 120 * k}" cy="{bottom + 12}" r="4" fill="{colour}"/><text x="{68 + 120 * k}" y="{bottom + 16}">{family}</text>')
     size = f'width="{width}" height="{bottom + 30}" viewBox="0 0 {width} {bottom + 30}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(filter(None, parts)) + "\n</svg>\n"
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n"
