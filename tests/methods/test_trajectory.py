@@ -496,4 +496,8 @@ def test_settings_follow_the_budget_unless_they_are_given():
     loops = {ipc: methods.get("mtt").loops(replace(task, quota=torch.tensor([ipc, 1, 1]))) for ipc in (1, 9, 10, 49, 50, 999)}
     assert loops == {1: (50, 2, 2), 9: (50, 2, 2), 10: (30, 2, 20), 49: (30, 2, 20), 50: (30, 2, 40), 999: (30, 2, 40)}
     assert methods.get("mtt", steps=7, max_start=3).loops(task) == (7, 2, 3)
+    ten = replace(task, quota=torch.tensor([10, 1, 1]))
+    assert methods.get("mtt", lr_expert=0.02).loops(ten) == (30, 1, 10), "an epoch at twice the rate is worth two"
+    assert methods.get("mtt", lr_expert=0.1).loops(ten) == (30, 1, 2) and methods.get("mtt", lr_expert=9.0).loops(ten) == (30, 1, 1)
+    assert methods.get("datm", lr_expert=0.1).window(replace(task, quota=torch.tensor([500, 1, 1]))) == (4, 6, 0)
     assert methods.get("datm").window(replace(task, quota=torch.tensor([500, 1, 1]))) == (40, 60, 0)

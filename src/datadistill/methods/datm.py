@@ -73,7 +73,8 @@ class DATM(Trajectory):
 
     def window(self, task: Task) -> tuple[int, int, int]:
         """(T-, T_0, expansion_end)"""
-        own, given = self.WINDOWS[nearest(self.WINDOWS, task)], (self.min_start, self.first_max_start, self.expansion_end)
+        low, first, until = self.WINDOWS[nearest(self.WINDOWS, task)]
+        own, given = (self.epochs(low), self.epochs(first), until), (self.min_start, self.first_max_start, self.expansion_end)
         low, first, until = (b if a is None else a for a, b in zip(given, own, strict=True))
         T = self.loops(task)[2]
         return min(low, T - 1), min(first, T), until

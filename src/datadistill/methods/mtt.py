@@ -12,7 +12,7 @@ N states); alpha is learned as its logarithm, so that it stays positive, with sl
 nine in a trial (theirs: alpha=0.01 or 0.001); S and alpha go down by Adam at one rate for all data, where theirs is SGD at a
 rate between 1e2 and 1e5 for each data set (optimizer=sgd); each example of a minibatch draws its own augmentation; S is kept
 within legal values; experts are trained, with the same augmentation, only for the T+ - 1 + M epochs that are used, and on
-fewer than 5,120 examples in smaller batches; an iteration draws any expert, where theirs goes through them in turn. No ZCA.
+fewer than 20,480 examples in smaller batches; an iteration draws any expert, where theirs goes through them in turn. No ZCA.
 Refused: networks with batch norm, whose statistics are no part of theta.
 """
 

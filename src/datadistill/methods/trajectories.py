@@ -23,14 +23,15 @@ CIFAR10 = {1: (50, 2, 2), 10: (30, 2, 20), 50: (30, 2, 40)}  # ipc: (N, M, T+), 
 class Trajectory(Inner):
     """A method that starts a student where an expert was, trains it on S, and compares it with the expert later on.
 
-    Where steps, expert_epochs or max_start are not given they are the paper's for CIFAR-10 and the nearest smaller ipc.
+    Where steps, expert_epochs or max_start are not given they are the paper's for CIFAR-10 and the nearest smaller ipc; its epochs
+    are those of experts with its rate, of which as many fewer are meant as `lr_expert` is higher.
     """
 
     family: ClassVar = "trajectory"
     scales_over: ClassVar = "experts"
-    positive: ClassVar = frozenset({"alpha"})
+    positive: ClassVar = frozenset({"alpha", "lr_expert"})
     LOOPS: ClassVar[dict[int, tuple[int, int, int]]] = CIFAR10
-    quick: ClassVar = {"iterations": 150, "steps": 20, "expert_epochs": 1, "max_start": 1, "batch": 20, "experts": 2, "lr_expert": 0.1, "width": 16}
+    quick: ClassVar = {"iterations": 150, "steps": 20, "batch": 20, "experts": 2, "lr_expert": 0.1, "width": 16}
     quick_table: ClassVar = {"expert_epochs": 5}  # rows are learned later than pictures are
 
     iterations: int = 5000
@@ -48,7 +49,11 @@ class Trajectory(Inner):
     def loops(self, task: Task) -> tuple[int, int, int]:
         """(N, M, T+)"""
         N, M, T = self.LOOPS[nearest(self.LOOPS, task)]
-        return self.steps or N, self.expert_epochs or M, self.max_start or T
+        return self.steps or N, self.expert_epochs or max(1, self.epochs(M)), self.max_start or max(1, self.epochs(T))
+
+    def epochs(self, papers: int) -> int:
+        """How many of these experts' epochs so many of the paper's are."""
+        return round(papers * type(self).lr_expert / self.lr_expert)
 
     def expert_pool(self, task: Task, run: Run, teaching: Teaching | None = None) -> Experts:
         """The experts, made where they are missing, up to the last epoch that is a target."""

@@ -34,7 +34,7 @@ BLOCK = 5  # epochs per entry of the cache
 class Teaching:
     """How an expert is trained: plain SGD at a constant rate, so that a longer trajectory begins with the shorter one.
 
-    batch        at most: on a small set it is smaller, so that an epoch has 20 steps, or batches of 8
+    batch        at most: on a small set it is smaller, so that an epoch has 80 steps, or batches of 8
     rho, alpha   GSAM, for flat minima (FTD): the radius of the perturbation, and the share of the orthogonal part; rho 0: none
     """
 
@@ -58,7 +58,7 @@ class Experts:
             raise UsageError(f"experts of net {net!r}, which has batch norm", f"a net without it: {' or '.join(good)}", f"net={good[0]}")
         how = teaching or Teaching()
         self.real, self.run, self.count = real, run, count
-        self.teaching = replace(how, batch=min(how.batch, max(8, len(real) // 20)))
+        self.teaching = replace(how, batch=min(how.batch, max(8, len(real) // 80)))
         self.per_epoch = -(-len(real) // self.teaching.batch)
         self.family, self.width = net, width
         self.net = Flat(self._build(0).to(run.device))
