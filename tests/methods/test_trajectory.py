@@ -500,4 +500,5 @@ def test_settings_follow_the_budget_unless_they_are_given():
     assert methods.get("mtt", lr_expert=0.02).loops(ten) == (30, 1, 10), "an epoch at twice the rate is worth two"
     assert methods.get("mtt", lr_expert=0.1).loops(ten) == (30, 1, 2) and methods.get("mtt", lr_expert=9.0).loops(ten) == (30, 1, 1)
     assert methods.get("datm", lr_expert=0.1).window(replace(task, quota=torch.tensor([500, 1, 1]))) == (4, 6, 0)
+    assert [methods.get("datm", iterations=n).window(ten) for n in (10_000, 100)] == [(0, 10, 1000), (0, 10, 10)], "it grows for a tenth of the run"
     assert methods.get("datm").window(replace(task, quota=torch.tensor([500, 1, 1]))) == (40, 60, 0)

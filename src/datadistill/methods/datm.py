@@ -72,9 +72,10 @@ class DATM(Trajectory):
             raise UsageError(f"datm: min_start={self.min_start}, max_start={self.max_start} on {modality.name} data", "a first start that is before max_start", f"--set max_start={(self.min_start or 0) + 1}")
 
     def window(self, task: Task) -> tuple[int, int, int]:
-        """(T-, T_0, expansion_end)"""
+        """(T-, T_0, expansion_end), the last, where it is not given, the paper's share of the iterations."""
         low, first, until = self.WINDOWS[nearest(self.WINDOWS, task)]
-        own, given = (self.epochs(low), self.epochs(first), until), (self.min_start, self.first_max_start, self.expansion_end)
+        until = round(until * self.iterations / type(self).iterations)
+        own, given = (self.epochs(low), max(1, self.epochs(first)), until), (self.min_start, self.first_max_start, self.expansion_end)
         low, first, until = (b if a is None else a for a, b in zip(given, own, strict=True))
         T = self.loops(task)[2]
         return min(low, T - 1), min(first, T), until
