@@ -133,8 +133,8 @@ def made_set(source: str, side: int | None, ipc: int, method: str, seed: int) ->
 
 
 def real(name: str) -> tuple[str, str | None]:
-    """(a path that `datadistill distill` reads, its label column) of a set in DATA; what is kept in other ways is written as npz once:
-    pictures, series of equal length and the fingerprints of molecules as rows.
+    """(a source that `datadistill distill` reads, its label column) of a set in DATA, or of digits, which need none; what is kept
+    in other ways is written as npz once: pictures, series of equal length and the fingerprints of molecules as rows.
     """
     import io
 
@@ -144,6 +144,8 @@ def real(name: str) -> tuple[str, str | None]:
     def pixels(picture: Any) -> np.ndarray:
         return np.asarray(Image.open(picture).convert("RGB"))
 
+    if name == "digits":
+        return name, None
     if name == "cifar10":  # sheets of 50 x 50 pictures
 
         def split(part: str) -> tuple[np.ndarray, np.ndarray]:

@@ -150,12 +150,11 @@ def begin_with(own) -> None:
     np.random.permutation = lambda x: shuffled(x) if (first := next(ours, None)) is None else np.concatenate([first, shuffled(x)])
 
 
-def options() -> dict[str, int]:
-    """What of MTT's settings is theirs too: those of our quick ones."""
+def options(own) -> dict[str, int]:
+    """What of MTT's settings is theirs too: those of our quick ones on this task."""
     from datadistill import methods
 
-    quick = methods.get("mtt").preset("quick")
-    return {"syn_steps": quick.steps, "expert_epochs": quick.expert_epochs, "max_start_epoch": quick.max_start}
+    return dict(zip(("syn_steps", "expert_epochs", "max_start_epoch"), methods.get("mtt").preset("quick").loops(own), strict=True))
 
 
 def _trajectories(distill, own, facts) -> None:
@@ -171,7 +170,7 @@ def _trajectories(distill, own, facts) -> None:
     method = methods.get("mtt").preset("quick").with_settings({"width": WIDTH})
     experts = method.expert_pool(own, Run(0, snapshots=Cache()))
     flat = experts.net
-    buffer = [[[p.view(s) for p, s in zip(theta.split(flat.sizes), flat.shapes, strict=True)] for theta in thetas(experts, k)] for k in range(experts.count)]
+    buffer = [[[p.view(s) for p, s in zip(theta.split(flat.sizes), flat.shapes, strict=True)] for theta in thetas(experts, k, own)] for k in range(experts.count)]
     wandb, classes = sys.modules["wandb"], {c: c for c in range(10)}
     wandb.config, wandb.run = types.SimpleNamespace(), types.SimpleNamespace(name="none")
     wandb.init = lambda config=None, **k: setattr(wandb.config, "_items", dict(vars(config)))
@@ -179,15 +178,16 @@ def _trajectories(distill, own, facts) -> None:
     sys.modules["torchvision.utils"].make_grid = lambda x, **k: x
     torch.load, torch.save, torch.Tensor.cuda = lambda path: buffer, lambda *a: None, lambda x, *a, **k: x
     distill.get_dataset = lambda *a, **k: (*facts[:3], None, *facts[4:7], None, None, None, classes, classes)
-    shortened = [text for key, value in options().items() for text in (f"--{key}", str(value))]
+    shortened = [text for key, value in options(own).items() for text in (f"--{key}", str(value))]
     sys.argv = ["distill.py", "--dataset", "FashionMNIST", "--ipc", str(IPC), "--num_eval", "0", "--eval_it", "1000000", "--lr_img", "1000", "--lr_lr", "1e-6", "--lr_teacher", "0.01", "--pix_init", "real", *shortened]
 
 
-def thetas(experts, k: int):
+def thetas(experts, k: int, own):
     """(epochs, P) of expert k, up to the last that is a target."""
     import torch
 
-    return torch.stack([experts.at(k, epoch) for epoch in range(options()["max_start_epoch"] + options()["expert_epochs"])])
+    _, M, T = options(own).values()
+    return torch.stack([experts.at(k, epoch) for epoch in range(T + M)])
 
 
 def judged(path: Path) -> list[float]:
@@ -247,7 +247,7 @@ def main() -> None:
         goals = {"95% of the better one's last": 0.95 * max(last.values()), "95% of theirs": 0.95 * last["theirs"], "theirs": last["theirs"]}
         sides["reached"] = {goal: {who: reached(sides[who], a) for who in ("ours", "theirs")} for goal, a in goals.items()}
         result[name] = sides
-        write("time_to_quality", {"judge": JUDGE, "width": WIDTH, "ipc": IPC, "horizon": args.horizon, "mtt": options(), "methods": result})
+        write("time_to_quality", {"judge": JUDGE, "width": WIDTH, "ipc": IPC, "horizon": args.horizon, "mtt": options(task()), "methods": result})
 
 
 if __name__ == "__main__":

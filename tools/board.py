@@ -12,13 +12,14 @@ from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 COLOURS = {"selection": "#555", "gradient": "#1b9e77", "distribution": "#d95f02", "trajectory": "#7570b3", "kernel": "#e7298a", "decoupled": "#1f78b4", "generative": "#a6761d"}
+SMALL = ("digits", "pneumoniamnist")
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 400, 330, 46, 34, 40
 Point = tuple[float, float, str, str]  # x, accuracy, method, family
 
 
-def boards(modality: str = "image") -> list[dict[str, Any]]:
-    """Every board that was measured on such data, data set by data set, by items per class."""
-    return sorted((b for b in results("board_*.json") if b.get("modality", "image") == modality), key=lambda b: (b["data"] != "fashion_mnist", b["data"], b["ipc"]))
+def boards(kind: str = "image") -> list[dict[str, Any]]:
+    """Every board that was measured on such data ("small" for small sets of pictures), data set by data set, by items per class."""
+    return sorted((b for b in results("board_*.json") if ("small" if b["data"] in SMALL else b.get("modality", "image")) == kind), key=lambda b: (b["data"] != "fashion_mnist", b["data"], b["ipc"]))
 
 
 def where(found: dict[str, Any]) -> str:
@@ -46,9 +47,9 @@ def interval(accuracy: dict[str, Any]) -> str:
     return f"{100 * accuracy['mean']:.1f} ± {50 * (high - low):.1f}"
 
 
-def rows(modality: str = "image") -> tuple[list[str], list[list[object]]]:
+def rows(kind: str = "image") -> tuple[list[str], list[list[object]]]:
     """(head, rows): accuracy on each board, the mean rank over them; seconds and bytes of the last board that has the method."""
-    all_of = boards(modality)
+    all_of = boards(kind)
     placed = [ranks(board) for board in all_of]
     names = {name for board in all_of for name in board["methods"] if ":form=" not in name}
     rank = {name: sum(own) / len(own) for name in names if (own := [p[name] for p in placed if name in p])}

@@ -80,7 +80,7 @@ def measured(what: Callable[[], tuple[list[str], list[list[object]]]]) -> Callab
 
 
 def quick(method: type, name: str) -> str:
-    return "; for tables ".join(f"`{values[name]}`" for values in (method.quick, method.quick_table) if name in values)
+    return "; ".join(f"{of}`{values[name]}`" for of, values in (("", method.quick), ("for tables ", method.quick_table)) if name in values)
 
 
 def methods_each() -> Iterator[str]:
@@ -123,7 +123,7 @@ def commands_each() -> Iterator[str]:
     yield ""
 
 
-PARTS = {"measured": measured(board.rows), "tables": measured(partial(board.rows, "tabular")), "forms": measured(board.forms), "decoupled": measured(board.decoupled), "crossed": measured(board.crossed), "steady": measured(board.steady), "methods_overview": methods_overview, "methods_each": methods_each, "commands_each": commands_each}
+PARTS = {"measured": measured(board.rows), "small": measured(partial(board.rows, "small")), "tables": measured(partial(board.rows, "tabular")), "forms": measured(board.forms), "decoupled": measured(board.decoupled), "crossed": measured(board.crossed), "steady": measured(board.steady), "methods_overview": methods_overview, "methods_each": methods_each, "commands_each": commands_each}
 
 
 def fresh(text: str) -> str:

@@ -56,9 +56,9 @@ class DATM(Trajectory):
     WINDOWS: ClassVar = {1: (0, 4, 0), 10: (0, 10, 1000), 50: (0, 20, 2000), 500: (40, 60, 0), 1000: (40, 60, 0)}  # ipc: (T-, T_0, until)
 
     iterations: int = 10_000
-    min_start: int | None = None  # T-
-    first_max_start: int | None = None  # T_0
-    expansion_end: int | None = None
+    min_start: int | None = None  # T-; none: the paper's, fewer at a higher lr_expert
+    first_max_start: int | None = None  # T_0; none: likewise
+    expansion_end: int | None = None  # none: the paper's share of the iterations
     lr_labels: float = 0.02  # of L
     threshold: float = 1.0  # of the loss; a student that ends further off than it began teaches nothing
     rho: float = 0.01  # GSAM's radius

@@ -23,8 +23,8 @@ CIFAR10 = {1: (50, 2, 2), 10: (30, 2, 20), 50: (30, 2, 40)}  # ipc: (N, M, T+), 
 class Trajectory(Inner):
     """A method that starts a student where an expert was, trains it on S, and compares it with the expert later on.
 
-    Where steps, expert_epochs or max_start are not given they are the paper's for CIFAR-10 and the nearest smaller ipc; its epochs
-    are those of experts with its rate, of which as many fewer are meant as `lr_expert` is higher.
+    Where steps, expert_epochs or max_start are not given they are the paper's for CIFAR-10 and the nearest smaller ipc, epochs in
+    proportion to the rate of its experts: ten of them are one at ten times the rate.
     """
 
     family: ClassVar = "trajectory"
@@ -35,9 +35,9 @@ class Trajectory(Inner):
     quick_table: ClassVar = {"expert_epochs": 5}  # rows are learned later than pictures are
 
     iterations: int = 5000
-    steps: int | None = None  # N, of the student on S
-    expert_epochs: int | None = None  # M, that the target is later than the start
-    max_start: int | None = None  # T+: experts are met before this epoch
+    steps: int | None = None  # N, of the student on S; none: the paper's
+    expert_epochs: int | None = None  # M, that the target is later than the start; none: the paper's, fewer at a higher lr_expert
+    max_start: int | None = None  # T+: experts are met before this epoch; none: likewise
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = 0.03  # of S; with sgd the papers have 1e2 to 1e5
     lr_alpha: float = 0.01  # of log alpha
