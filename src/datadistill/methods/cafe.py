@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ from ..nets.layers import hidden
 from ..run import Run
 from ..synthetic import SyntheticSet
 from .base import TABLE, Paper
-from .matching import Batches, Init, Matching, descend, minibatches, train
+from .matching import Batches, Init, Matching, descend, minibatches, optimizer_of, train
 
 HALVED = (0.6, 0.8, 0.9)  # of the iterations: where eta is halved (the authors' 1200, 1600 and 1800 of 2000)
 
@@ -50,11 +50,12 @@ class CAFE(Matching):
     family: ClassVar = "distribution"
     paper: ClassVar = Paper(title="CAFE: Learning to Condense Dataset by Aligning Features", venue="CVPR 2022", arxiv="2203.01531")
     quick: ClassVar = {"iterations": 8, "rounds": 4, "width": 16, "lr": 0.5, "real_batch": 64, "init": "real"}
-    quick_table: ClassVar = TABLE
+    quick_table: ClassVar = {**TABLE, "iterations": 40, "optimizer": "adam", "lr": 0.05, "momentum": 0.9}
 
     iterations: int = 2000  # K
     lr: float = 0.1  # eta
     momentum: float = 0.5
+    optimizer: Literal["sgd", "adam"] = "sgd"  # adam's steps do not depend on ipc and width; momentum is its first beta
     init: Init = "noise"
     augment: bool = False  # true: CAFE+DSA
     beta: float = 0.01
@@ -66,7 +67,7 @@ class CAFE(Matching):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = torch.optim.SGD(syn.parameters(), lr=self.lr, momentum=self.momentum)
+        optimizer = optimizer_of(self.optimizer, syn, self.lr, self.momentum)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling, every=1)
         y = syn.example_labels().hard
 

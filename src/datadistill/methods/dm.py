@@ -25,7 +25,7 @@ from ..match import distribution
 from ..run import Run
 from ..synthetic import SyntheticSet
 from .base import Paper
-from .matching import Batches, Matching, descend, own_items
+from .matching import Batches, Matching, descend, optimizer_of, own_items
 
 
 @final
@@ -47,10 +47,7 @@ class DM(Matching):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        if self.optimizer == "adam":
-            optimizer = torch.optim.Adam(syn.parameters(), lr=self.lr, betas=(self.momentum, 0.999))
-        else:
-            optimizer = torch.optim.SGD(syn.parameters(), lr=self.lr, momentum=self.momentum)
+        optimizer = optimizer_of(self.optimizer, syn, self.lr, self.momentum)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
         items, y = own_items(task, run, syn)
 

@@ -139,6 +139,11 @@ class Batches(nn.Module):
         return indices[medoids(features, centres)]
 
 
+def optimizer_of(kind: Literal["sgd", "adam"], syn: SyntheticSet, lr: float, momentum: float) -> torch.optim.Optimizer:
+    """Of S: SGD, or Adam, whose steps do not depend on ipc and width, and whose first beta is the momentum."""
+    return torch.optim.Adam(syn.parameters(), lr=lr, betas=(momentum, 0.999)) if kind == "adam" else torch.optim.SGD(syn.parameters(), lr=lr, momentum=momentum)
+
+
 def descend(run: Run, optimizer: torch.optim.Optimizer, syn: SyntheticSet, examples: Tensor, value: Tensor, gradient: Tensor) -> None:
     """A step of S, kept legal, down a loss of this value and gradient by `examples`, which is syn.examples(...) as it was."""
 
