@@ -162,6 +162,16 @@ def test_quick_settings_for_tables_are_taken_for_tables_alone():
     assert rates == [how.quick_table["lr"], how.quick["lr"]] and rates[0] != rates[1]
 
 
+def test_what_is_said_of_quick_settings_has_those_of_tables_too(capsys, tmp_path):
+    from datadistill.cli.main import run as command
+
+    rows, y = blobs()
+    pd.DataFrame(rows, columns=[f"x{k}" for k in range(rows.shape[1])]).assign(y=y).to_csv(tmp_path / "t.csv", index=False)
+    assert command(["distill", str(tmp_path / "t.csv"), "--label", "y", "--method", "cafe", "--ipc", "1", "--preset", "quick", "--set", "iterations=1", "--out", str(tmp_path / "a")]) == 0
+    said = next(line for line in capsys.readouterr().err.splitlines() if "quick settings" in line)
+    assert "iterations=1," in said and "optimizer=adam" in said
+
+
 def test_unknown_names_are_said():
     with pytest.raises(UsageError, match="no method"):
         datadistill.distill(blobs(), method="magic", ipc=1)

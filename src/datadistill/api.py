@@ -122,7 +122,7 @@ def run_job(
             progress.say(line)
         method = method.preset(preset, data.train.modality).with_settings(job.settings)
         if preset == "quick":
-            changed = ", ".join(f"{k}={getattr(method, k)}" for k in method.quick)
+            changed = ", ".join(f"{k}={getattr(method, k)}" for k in method.quick_for(data.train.modality))
             progress.say(f"{method.name} with its quick settings for a CPU: {changed} (--preset paper for the paper's)")
         method.check(data.train.modality)
         task = Task.of(data.train, data.val, budget, method.label_bytes(data.train))

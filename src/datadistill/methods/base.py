@@ -117,8 +117,13 @@ class Method(ABC):
         """A copy with the settings of a preset: "paper" (the fields' defaults) or "quick", for data of this modality."""
         if name not in ("paper", "quick"):
             raise UsageError(f"no preset {safe(name)!r}", "auto, paper or quick", "--preset quick")
+        return replace(self, **self.quick_for(modality)) if name == "quick" else self
+
+    @classmethod
+    def quick_for(cls, modality: Modality | None = None) -> dict[str, Any]:
+        """The quick settings for data of this modality."""
         table = modality is not None and "grid" not in modality.traits
-        return replace(self, **{**self.quick, **(self.quick_table if table else {})}) if name == "quick" else self
+        return {**cls.quick, **(cls.quick_table if table else {})}
 
     def with_settings(self, settings: Mapping[str, Any]) -> Self:
         """A copy with these hyper-parameters, each read as its field's type from its text (`--set lr=0.5`)."""
