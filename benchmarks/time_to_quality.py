@@ -169,8 +169,9 @@ def _trajectories(distill, own, facts) -> None:
 
     method = methods.get("mtt").preset("quick").with_settings({"width": WIDTH})
     experts = method.expert_pool(own, Run(0, snapshots=Cache()))
-    flat = experts.net
-    buffer = [[[p.view(s) for p, s in zip(theta.split(flat.sizes), flat.shapes, strict=True)] for theta in thetas(experts, k, own)] for k in range(experts.count)]
+    flat, (_, M, T) = experts.net, method.loops(own)
+    thetas = [[experts.at(k, epoch) for epoch in range(T + M)] for k in range(experts.count)]  # up to the last that is a target
+    buffer = [[[p.view(s) for p, s in zip(theta.split(flat.sizes), flat.shapes, strict=True)] for theta in expert] for expert in thetas]
     wandb, classes = sys.modules["wandb"], {c: c for c in range(10)}
     wandb.config, wandb.run = types.SimpleNamespace(), types.SimpleNamespace(name="none")
     wandb.init = lambda config=None, **k: setattr(wandb.config, "_items", dict(vars(config)))
@@ -180,14 +181,6 @@ def _trajectories(distill, own, facts) -> None:
     distill.get_dataset = lambda *a, **k: (*facts[:3], None, *facts[4:7], None, None, None, classes, classes)
     shortened = [text for key, value in options(own).items() for text in (f"--{key}", str(value))]
     sys.argv = ["distill.py", "--dataset", "FashionMNIST", "--ipc", str(IPC), "--num_eval", "0", "--eval_it", "1000000", "--lr_img", "1000", "--lr_lr", "1e-6", "--lr_teacher", "0.01", "--pix_init", "real", *shortened]
-
-
-def thetas(experts, k: int, own):
-    """(epochs, P) of expert k, up to the last that is a target."""
-    import torch
-
-    _, M, T = options(own).values()
-    return torch.stack([experts.at(k, epoch) for epoch in range(T + M)])
 
 
 def judged(path: Path) -> list[float]:
@@ -237,6 +230,7 @@ def main() -> None:
     shelves.mkdir(parents=True, exist_ok=True)
     path = Path(__file__).parent / "results" / "time_to_quality.json"
     result = json.loads(path.read_text())["methods"] if path.exists() else {}
+    shared = options(task())
     for name in args.methods:
         sides = {}
         for who in ("ours", "theirs"):
@@ -247,7 +241,7 @@ def main() -> None:
         goals = {"95% of the better one's last": 0.95 * max(last.values()), "95% of theirs": 0.95 * last["theirs"], "theirs": last["theirs"]}
         sides["reached"] = {goal: {who: reached(sides[who], a) for who in ("ours", "theirs")} for goal, a in goals.items()}
         result[name] = sides
-        write("time_to_quality", {"judge": JUDGE, "width": WIDTH, "ipc": IPC, "horizon": args.horizon, "mtt": options(task()), "methods": result})
+        write("time_to_quality", {"judge": JUDGE, "width": WIDTH, "ipc": IPC, "horizon": args.horizon, "mtt": shared, "methods": result})
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ class DATM(Trajectory):
     def window(self, task: Task) -> tuple[int, int, int]:
         """(T-, T_0, expansion_end), the last, where it is not given, the paper's share of the iterations."""
         low, first, until = self.WINDOWS[nearest(self.WINDOWS, task)]
-        until = round(until * self.iterations / type(self).iterations)
-        own, given = (self.epochs(low), max(1, self.epochs(first)), until), (self.min_start, self.first_max_start, self.expansion_end)
+        own = self.epochs(low, least=0), self.epochs(first), round(until * self.iterations / type(self).iterations)
+        given = self.min_start, self.first_max_start, self.expansion_end
         low, first, until = (b if a is None else a for a, b in zip(given, own, strict=True))
         T = self.loops(task)[2]
         return min(low, T - 1), min(first, T), until

@@ -49,11 +49,11 @@ class Trajectory(Inner):
     def loops(self, task: Task) -> tuple[int, int, int]:
         """(N, M, T+)"""
         N, M, T = self.LOOPS[nearest(self.LOOPS, task)]
-        return self.steps or N, self.expert_epochs or max(1, self.epochs(M)), self.max_start or max(1, self.epochs(T))
+        return self.steps or N, self.expert_epochs or self.epochs(M), self.max_start or self.epochs(T)
 
-    def epochs(self, papers: int) -> int:
+    def epochs(self, papers: int, least: int = 1) -> int:
         """How many of these experts' epochs so many of the paper's are."""
-        return round(papers * type(self).lr_expert / self.lr_expert)
+        return max(least, round(papers * type(self).lr_expert / self.lr_expert))
 
     def expert_pool(self, task: Task, run: Run, teaching: Teaching | None = None) -> Experts:
         """The experts, made where they are missing, up to the last epoch that is a target."""
