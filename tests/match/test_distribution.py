@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -84,6 +86,48 @@ def test_no_loss_and_no_gradient_when_the_means_agree():
     target = distribution.means(curved, lambda piece: x[piece], SYN, CLASSES, Pieces(2))
     loss, gradient = distribution.descent(curved, x, SYN, target, Pieces(100))
     assert float(loss) < 1e-30 and float(gradient.abs().max()) < 1e-15
+
+
+def test_an_example_goes_through_the_net_once_where_its_graph_is_kept_and_twice_where_it_is_not():
+    x, seen = case()[0], []
+    target = torch.randn(CLASSES, 5, dtype=torch.float64, generator=rng(2))
+
+    def counting(x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return curved(x, c)
+
+    for limit in (100, 3, 2, 1):
+        seen.clear()
+        distribution.descent(counting, x, SYN, target, Pieces(limit))
+        assert sum(seen) == len(SYN) + max(0, len(SYN) - distribution.KEPT * limit)
+
+
+@pytest.mark.parametrize("way", ["there", "back"])
+@pytest.mark.parametrize("piece", [0, 1, 2])
+def test_memory_running_out_beside_graphs_that_are_kept_lets_them_go(way, piece):
+    """The first time this piece goes there, or back, memory runs out; when it is done again, in halves, no graph from before is alive."""
+    x, graphs, beside = case()[0], [], []
+    target = torch.randn(CLASSES, 5, dtype=torch.float64, generator=rng(2))
+
+    def out(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory (injected)")
+
+    def failing(x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        if pieces.limit == 1:
+            beside.append(sum(ref() is not None for ref in graphs))
+            return curved(x, c)
+        if way == "there" and len(graphs) == piece:
+            out()
+        features = curved(x, c)
+        graphs.append(weakref.ref(x))
+        if way == "back" and len(graphs) == piece + 1:
+            features.register_hook(out)
+        return features
+
+    pieces = Pieces(2)
+    found = distribution.descent(failing, x, SYN, target, pieces)
+    torch.testing.assert_close(found, distribution.descent(curved, x, SYN, target, Pieces(64)), rtol=1e-12, atol=1e-15)
+    assert pieces.limit == 1 and beside and not any(beside)
 
 
 @pytest.mark.parametrize("fits", [1, 2, 5])

@@ -14,10 +14,13 @@ from torch import Tensor
 
 Embed = Callable[[Tensor, Tensor], Tensor]
 """psi(omega(x)): x (n, *shape) and the class of each (n,) -> (n, features). Every example by itself: no batch norm."""
+KEPT = 4  # pieces of S whose graphs are kept
 
 
 class Pieces(Protocol):
-    """How work is cut up: `map(n, work)` calls work on slices that cover range(n), again on half as much when memory runs out."""
+    """How work is cut up: `map(n, work)` calls work on slices, of `limit` at most, that cover range(n), again on half as much when memory runs out."""
+
+    limit: int
 
     def map(self, n: int, work: Callable[[slice], object]) -> list: ...
 
@@ -69,34 +72,33 @@ def through(embed: Embed, x: Tensor, classes: Tensor, loss: Callable[[Tensor], T
     """(L, dL/dx, and dL by each of `also`) for L = loss(features (n, features) of all of x): a loss that mixes examples, through an
     embedding that does not. `also`: what else the loss depends on, such as learned labels.
 
-    If x fits in one piece psi runs once; else once more, for the features.
+    The graphs of the first KEPT pieces are kept for the way back, unless memory runs out; those of the others are made again.
     """
+    limit, graphs = pieces.limit, {}
 
     def with_graph(piece: slice) -> tuple[Tensor, Tensor]:
         leaf = x[piece].detach().requires_grad_()
         return leaf, embed(leaf, classes[piece])
 
-    def pull_of(features: Tensor) -> tuple[Tensor, ...]:
-        """(L, dL/dfeatures, and by each of `also`)"""
-        leaf = features.detach().requires_grad_()
-        value = loss(leaf)
-        return value.detach(), *torch.autograd.grad(value, [leaf, *also])
-
-    def at_once(piece: slice) -> tuple[Tensor, ...] | None:
-        if piece.stop - piece.start < len(x):
-            return None
-        leaf, features = with_graph(piece)
-        value, pull, *others = pull_of(features)
-        return value, torch.autograd.grad(features, leaf, pull)[0], *others
+    def features_of(piece: slice) -> Tensor:
+        if pieces.limit < limit:
+            graphs.clear()
+        elif piece.stop <= KEPT * limit:
+            graphs[piece.start] = with_graph(piece)
+            return graphs[piece.start][1].detach()
+        with torch.no_grad():
+            return embed(x[piece].detach(), classes[piece])
 
     def part(piece: slice) -> Tensor:
-        leaf, features = with_graph(piece)
+        if pieces.limit < limit:
+            graphs.clear()
+        leaf, features = graphs.pop(piece.start, None) or with_graph(piece)
         return torch.autograd.grad(features, leaf, pull[piece])[0]
 
-    if (done := pieces.map(len(x), at_once)[0]) is not None:
-        return done
-    value, pull, *others = pull_of(all_features(embed, lambda piece: x[piece].detach(), classes, pieces))
-    return value, torch.cat(pieces.map(len(x), part)), *others
+    features = torch.cat(pieces.map(len(x), features_of)).requires_grad_()
+    value = loss(features)
+    pull, *others = torch.autograd.grad(value, [features, *also])
+    return value.detach(), torch.cat(pieces.map(len(x), part)), *others
 
 
 @torch.no_grad()
