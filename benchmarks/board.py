@@ -27,15 +27,15 @@ LIMIT = 420.0  # seconds for a method, distilling and judging by one family of s
 SETTINGS = {"steps": 150, "full_steps": 600, "lrs": (0.03, 0.1), "seeds": 5}
 
 
-def protocol_for(nets: str) -> Any:
-    """The board's, with students named as for `evaluate --nets`."""
+def protocol_for(nets: str, steps: int | None = None) -> Any:
+    """The board's, with students named as for `evaluate --nets`; on full data too they train for `steps`, where these are given."""
     from datadistill.evaluate import Protocol
 
-    protocol = Protocol("board", **SETTINGS)
+    protocol = Protocol("board", **{**SETTINGS, **({"steps": steps, "full_steps": steps} if steps else {})})
     return protocol.with_nets(",".join(WIDTHS.get(n, n) for n in nets.split(",")))
 
 
-def judged(source: str, ipc: int, name: str, seed: int, nets: str, side: int | None = None, label: str | None = None) -> dict:
+def judged(source: str, ipc: int, name: str, seed: int, nets: str, side: int | None = None, label: str | None = None, steps: int | None = None) -> dict:
     """One method, with quick settings but for those after a colon: distilled, stored, scored. `full` is all of the training data."""
     import torch
 
@@ -49,7 +49,7 @@ def judged(source: str, ipc: int, name: str, seed: int, nets: str, side: int | N
 
     allocator.tune()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    protocol = protocol_for(nets)
+    protocol = protocol_for(nets, steps)
     students = list(protocol.nets)
     split, about = data.load(source, seed=seed, size=side, label=label), {}
     if name == "full":

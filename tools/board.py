@@ -100,6 +100,17 @@ def crossed() -> tuple[list[str], list[list[object]]]:
     return ["data, items per class", "method", *students], table
 
 
+def by_steps() -> tuple[list[str], list[list[object]]]:
+    """(head, rows): of each set the accuracy of students that have trained for so many steps."""
+    cells = {tuple(key.split()): shown(cell) for found in results("steps.json") for key, cell in found["cells"].items()}
+    counts = sorted({int(steps) for *_, steps in cells})
+    table: list[list[object]] = []
+    for data, ipc, method in dict.fromkeys(key[:3] for key in cells):
+        name = f"`{method}`" if method != "full" else "all of the data"
+        table.append([f"{data.replace('_', '-')}, {ipc}", name, *(cells.get((data, ipc, method, str(n)), "") for n in counts)])
+    return ["data, items per class", "method", *(f"{n} steps" for n in counts)], table
+
+
 def steady() -> tuple[list[str], list[list[object]]]:
     """(head, rows): of each data set how many methods were distilled, and which of them ended badly or not at all."""
     table: list[list[object]] = []

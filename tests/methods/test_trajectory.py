@@ -493,12 +493,19 @@ def test_the_first_step_size_is_the_one_that_brings_students_nearest():
 
 def test_settings_follow_the_budget_unless_they_are_given():
     task = TASKS["image"]
-    loops = {ipc: methods.get("mtt").loops(replace(task, quota=torch.tensor([ipc, 1, 1]))) for ipc in (1, 9, 10, 49, 50, 999)}
+
+    def of(ipc: int, per_class: int = 5000):
+        return replace(task, train=range(3 * per_class), quota=torch.full((3,), ipc))
+
+    loops = {ipc: methods.get("mtt").loops(of(ipc)) for ipc in (1, 9, 10, 49, 50, 999)}
     assert loops == {1: (50, 2, 2), 9: (50, 2, 2), 10: (30, 2, 20), 49: (30, 2, 20), 50: (30, 2, 40), 999: (30, 2, 40)}
-    assert methods.get("mtt", steps=7, max_start=3).loops(task) == (7, 2, 3)
-    ten = replace(task, quota=torch.tensor([10, 1, 1]))
-    assert methods.get("mtt", lr_expert=0.02).loops(ten) == (30, 1, 10), "an epoch at twice the rate is worth two"
-    assert methods.get("mtt", lr_expert=0.1).loops(ten) == (30, 1, 2) and methods.get("mtt", lr_expert=9.0).loops(ten) == (30, 1, 1)
-    assert methods.get("datm", lr_expert=0.1).window(replace(task, quota=torch.tensor([500, 1, 1]))) == (4, 6, 0)
-    assert [methods.get("datm", iterations=n).window(ten) for n in (10_000, 100)] == [(0, 10, 1000), (0, 10, 10)], "it grows for a tenth of the run"
-    assert methods.get("datm").window(replace(task, quota=torch.tensor([500, 1, 1]))) == (40, 60, 0)
+    assert methods.get("mtt", steps=7, max_start=3).loops(of(1)) == (7, 2, 3)
+    assert methods.get("mtt", lr_expert=0.02).loops(of(10)) == (30, 1, 10), "an epoch at twice the rate is worth two"
+    assert methods.get("mtt", lr_expert=0.1).loops(of(10)) == (30, 1, 2) and methods.get("mtt", lr_expert=9.0).loops(of(10)) == (30, 1, 1)
+    assert methods.get("datm", lr_expert=0.1).window(of(500)) == (4, 6, 0)
+    assert [methods.get("datm", iterations=n).window(of(10)) for n in (10_000, 100)] == [(0, 10, 1000), (0, 10, 10)], "it grows for a tenth of the run"
+    assert methods.get("datm").window(of(500)) == (40, 60, 0)
+    for name in ("mtt", "datm", "selmatch"):
+        method = methods.get(name)
+        assert method.loops(of(1, 500)) == method.loops(of(10)) and method.loops(of(50, 500)) == method.loops(of(500)), "as large a share"
+        assert method.loops(of(10, 50_000)) == method.loops(of(10)), "never earlier than the ipc has it"

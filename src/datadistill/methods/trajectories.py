@@ -17,14 +17,16 @@ from .inner import Inner, Rate
 
 RATES = tuple(0.01 * 2.0**k for k in range(-4, 5))
 CIFAR10 = {1: (50, 2, 2), 10: (30, 2, 20), 50: (30, 2, 40)}  # ipc: (N, M, T+), as MTT and FTD have them
+PER_CLASS = 5000  # examples that CIFAR-10 has
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory(Inner):
     """A method that starts a student where an expert was, trains it on S, and compares it with the expert later on.
 
-    Where steps, expert_epochs or max_start are not given they are the paper's for CIFAR-10 and the nearest smaller ipc, epochs in
-    proportion to the rate of its experts: ten of them are one at ten times the rate.
+    Where steps, expert_epochs or max_start are not given they are the paper's for CIFAR-10 and the nearest smaller ipc, or as large a
+    share of its data where that is more: FTD's and DATM's starts for CIFAR-100, with a tenth as many of a class, are at ipc 1 those
+    that they have for CIFAR-10 at 10. Epochs are in proportion to the rate of its experts: ten of them are one at ten times the rate.
     """
 
     family: ClassVar = "trajectory"
@@ -76,8 +78,9 @@ class Trajectory(Inner):
 
 
 def nearest(table: dict[int, tuple], task: Task) -> int:
-    """The largest ipc of the table that is not above the task's."""
-    return max(ipc for ipc in table if ipc <= max(1, int(task.quota.max())))
+    """The largest ipc of the table, which is for CIFAR-10, that is not above the task's own, or not above the one that is as large a share."""
+    share = int(task.quota.sum()) / len(task.train)
+    return max(ipc for ipc in table if ipc <= max(1, int(task.quota.max()), share * PER_CLASS))
 
 
 class Average(nn.Module):
