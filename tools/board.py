@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 COLOURS = {"selection": "#555", "gradient": "#1b9e77", "distribution": "#d95f02", "trajectory": "#7570b3", "kernel": "#e7298a", "decoupled": "#1f78b4", "generative": "#a6761d"}
 SMALL = ("digits", "pneumoniamnist")
+LINES = ("#000", "#888", "#e69f00", "#d95f02", "#1b9e77", "#7570b3", "#56b4e9", "#e7298a", "#a6761d")  # of methods in curves, in turn
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 400, 330, 46, 34, 40
 Point = tuple[float, float, str, str]  # x, accuracy, method, family
 
@@ -100,15 +101,43 @@ def crossed() -> tuple[list[str], list[list[object]]]:
     return ["data, items per class", "method", *students], table
 
 
+def lengths() -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
+    """Of (data and items per class, method): steps of the students -> what they reached."""
+    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for data, ipc, method, steps, cell in ((*key.split(), cell) for kept in results("steps.json") for key, cell in kept["cells"].items()):
+        found.setdefault((where({"data": data, "ipc": ipc}), method), {})[int(steps)] = cell
+    return found
+
+
 def by_steps() -> tuple[list[str], list[list[object]]]:
     """(head, rows): of each set the accuracy of students that have trained for so many steps."""
-    cells = {tuple(key.split()): shown(cell) for found in results("steps.json") for key, cell in found["cells"].items()}
-    counts = sorted({int(steps) for *_, steps in cells})
-    table: list[list[object]] = []
-    for data, ipc, method in dict.fromkeys(key[:3] for key in cells):
-        name = f"`{method}`" if method != "full" else "all of the data"
-        table.append([f"{data.replace('_', '-')}, {ipc}", name, *(cells.get((data, ipc, method, str(n)), "") for n in counts)])
+    found = lengths()
+    counts = sorted({n for own in found.values() for n in own})
+    table = [[data, f"`{method}`" if method != "full" else "all of the data", *(shown(own.get(n)) for n in counts)] for (data, method), own in found.items()]
     return ["data, items per class", "method", *(f"{n} steps" for n in counts)], table
+
+
+def curves() -> str:
+    """Accuracy against the students' steps, data set by data set."""
+    found, parts = lengths(), []
+    all_of = list(dict.fromkeys(data for data, _ in found))
+    colours = dict(zip(dict.fromkeys(method for _, method in found), LINES, strict=False))
+    for k, data in enumerate(all_of):
+        lines = {m: [(math.log10(n), mean(cell)) for n, cell in sorted(own.items()) if mean(cell) is not None] for (d, m), own in found.items() if d == data}
+        at, axes = frame(f"{data} per class", "steps that a student trains (log)", *(list(axis) for axis in zip(*sum(lines.values(), []), strict=True)), k * WIDTH, 0)
+        taken: list[tuple[float, float]] = []
+        parts += axes
+        for method, line in sorted(lines.items(), key=lambda item: -item[1][-1][1]):  # names from the top down
+            points = [at(*point) for point in line]
+            x, y = free(points[-1][0] + 4, points[-1][1] + 4, taken, step=2)
+            parts.append(f'<polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in points)}" fill="none" stroke="{colours[method]}" stroke-width="2"/>')
+            parts.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="{colours[method]}">{"all data" if method == "full" else escape(method)}</text>')
+    return drawing(len(all_of) * WIDTH, HEIGHT, parts)
+
+
+def drawing(width: int, height: int, parts: list[str]) -> str:
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n"
 
 
 def steady() -> tuple[list[str], list[list[object]]]:
@@ -128,37 +157,47 @@ def front(points: list[Point]) -> set[Point]:
     return {p for p in points if not any(q[0] <= p[0] and q[1] >= p[1] and q[:2] != p[:2] for q in points)}
 
 
-def panel(title: str, unit: str, points: list[Point], lines: dict[str, float], left: float, top: float) -> Iterator[str]:
-    if not points:
-        return
-    xs = [math.log10(max(p[0], 0.1)) for p in points]
-    ys = [p[1] for p in points] + list(lines.values())
+def frame(title: str, unit: str, xs: list[float], ys: list[float], left: float, top: float) -> tuple[Callable[[float, float], tuple[float, float]], list[str]]:
+    """(where a point is drawn, the axes): logarithms xs below, shares ys at the side."""
     x0, x1, y0, y1 = min(xs) - 0.1, max(xs) + 0.35, math.floor(min(ys) * 10) / 10, math.ceil(max(ys) * 10) / 10
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - 10), top + TOP + (y1 - y) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
 
-    yield f'<text x="{left + LEFT}" y="{top + 18}" font-weight="bold">{escape(title)}</text>'
+    parts = [f'<text x="{left + LEFT}" y="{top + 18}" font-weight="bold">{escape(title)}</text>']
     for k in range(round((y1 - y0) * 10) + 1):
         x, y = at(x0, y0 + k / 10)
-        yield f'<path d="M{x:.0f} {y:.1f}H{left + WIDTH - 10:.0f}" stroke="#ddd"/><text x="{x - 4:.0f}" y="{y + 4:.1f}" text-anchor="end">{100 * (y0 + k / 10):.0f}%</text>'
+        parts.append(f'<path d="M{x:.0f} {y:.1f}H{left + WIDTH - 10:.0f}" stroke="#ddd"/><text x="{x - 4:.0f}" y="{y + 4:.1f}" text-anchor="end">{100 * (y0 + k / 10):.0f}%</text>')
     for tick in (digit * 10**power for power in range(math.floor(x0), math.ceil(x1)) for digit in (1, 3)):
         if x0 <= math.log10(tick) <= x1 and tick >= 1:
             x, y = at(math.log10(tick), y0)
-            yield f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle">{tick:,.0f}</text>'
-    yield f'<text x="{left + WIDTH / 2:.0f}" y="{top + HEIGHT - 8:.0f}" text-anchor="middle">{escape(unit)}</text>'
+            parts.append(f'<text x="{x:.1f}" y="{y + 14:.1f}" text-anchor="middle">{tick:,.0f}</text>')
+    return at, [*parts, f'<text x="{left + WIDTH / 2:.0f}" y="{top + HEIGHT - 8:.0f}" text-anchor="middle">{escape(unit)}</text>']
+
+
+def free(x: float, y: float, taken: list[tuple[float, float]], step: int = -2) -> tuple[float, float]:
+    """A place for a name, from here in steps, that covers none of those taken, and is one of them from now on."""
+    while any(abs(x - other[0]) < 70 and abs(y - other[1]) < 11 for other in taken):
+        y += step
+    taken.append((x, y))
+    return x, y
+
+
+def panel(title: str, unit: str, points: list[Point], lines: dict[str, float], left: float, top: float) -> Iterator[str]:
+    if not points:
+        return
+    xs = [math.log10(max(p[0], 0.1)) for p in points]
+    at, axes = frame(title, unit, xs, [p[1] for p in points] + list(lines.values()), left, top)
+    yield from axes
     for name, value in lines.items():
-        x, y = at(x1, value)
+        x, y = at(max(xs) + 0.35, value)
         yield f'<path d="M{left + LEFT} {y:.1f}H{x:.0f}" stroke="#000" stroke-dasharray="4 3"/><text x="{x:.0f}" y="{y - 3:.1f}" text-anchor="end">{escape(name)}</text>'
     best, taken, named = front(points), [], []
     for log, point in sorted(zip(xs, points, strict=True)):
         (_, accuracy, name, family), (x, y) = point, at(log, point[1])
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{COLOURS.get(family, "#999")}"><title>{escape(name)}: {100 * accuracy:.1f}%</title></circle>'
         if point in best:
-            x, y = x + 6, y - 5
-            while any(abs(x - other[0]) < 70 and abs(y - other[1]) < 11 for other in taken):
-                y -= 2
-            taken.append((x, y))
+            x, y = free(x + 6, y - 5, taken)
             named.append(f'<text x="{x:.1f}" y="{y:.1f}">{escape(name.replace(":form=", ", "))}</text>')
     yield from named  # over all points
 
@@ -188,5 +227,4 @@ def picture() -> str:
     width, bottom = (1 + max(map(len, by_data))) * WIDTH, len(by_data) * HEIGHT
     for k, (family, colour) in enumerate(COLOURS.items()):
         parts.append(f'<circle cx="{60 + 120 * k}" cy="{bottom + 12}" r="4" fill="{colour}"/><text x="{68 + 120 * k}" y="{bottom + 16}">{family}</text>')
-    size = f'width="{width}" height="{bottom + 30}" viewBox="0 0 {width} {bottom + 30}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n"
+    return drawing(width, bottom + 30, parts)

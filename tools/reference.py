@@ -1,6 +1,6 @@
 """Writes the generated parts of the documentation: docs/methods.md from the method classes, docs/cli.md from the commands.
 
-    python tools/reference.py            write them, and docs/board.svg from the measured boards
+    python tools/reference.py            write them, and docs/board.svg and docs/steps.svg from what was measured
     python tools/reference.py --check    say which are stale, and exit 1
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; the rest of a page is written by hand.
@@ -132,19 +132,12 @@ def fresh(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    stale = []
-    for page in sorted(DOCS.glob("*.md")):
-        text = page.read_text("utf-8")
-        if (new := fresh(text)) != text:
-            stale.append(page.name)
-            if "--check" not in arguments:
-                page.write_text(new, "utf-8")
-    picture, path = board.picture(), DOCS / "board.svg"
-    if not path.exists() or path.read_text("utf-8") != picture:
-        stale.append(path.name)
-        if "--check" not in arguments:
-            path.write_text(picture, "utf-8")
-    print(f"{'stale' if '--check' in arguments else 'written'}: {', '.join(stale) or 'nothing'}")
+    wanted = {page: fresh(page.read_text("utf-8")) for page in sorted(DOCS.glob("*.md"))} | {DOCS / "board.svg": board.picture(), DOCS / "steps.svg": board.curves()}
+    stale = {path: text for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text}
+    if "--check" not in arguments:
+        for path, text in stale.items():
+            path.write_text(text, "utf-8")
+    print(f"{'stale' if '--check' in arguments else 'written'}: {', '.join(path.name for path in stale) or 'nothing'}")
     return int("--check" in arguments and bool(stale))
 
 
