@@ -35,7 +35,9 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("DATADISTILL_CACHE", str(MADE / "cache"))
     path = RESULTS / "steps.json"
-    cells = json.loads(path.read_text())["cells"] if path.exists() else {}
+    kept = json.loads(path.read_text()) if path.exists() else {"protocols": {}, "cells": {}}
+    cells, protocols = kept["cells"], kept["protocols"] | {str(steps): protocol_for(args.nets, steps).to_json() for steps in args.steps}
+    command = f"DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/steps.py --ipc {args.ipc} --seed {args.seed} --nets {args.nets}"
     for data in args.data:
         for method in args.methods:
             for steps in args.steps:
@@ -44,9 +46,7 @@ def main() -> None:
                     continue
                 cells[cell] = attempt(__file__, real(data)[0], args.ipc, method, args.seed, args.nets, steps, limit=2 * LIMIT)
                 print(cell, cells[cell], flush=True)
-                command = f"DATADISTILL_DATA=../shared/data OMP_NUM_THREADS=1 python benchmarks/steps.py --ipc {args.ipc} --seed {args.seed} --nets {args.nets}"
-                text = json.dumps({"command": command, "machine": machine(), "protocol": protocol_for(args.nets).to_json(), "cells": cells}, indent=1)
-                path.write_text(text + "\n")
+                path.write_text(json.dumps({"command": command, "machine": machine(), "protocols": protocols, "cells": cells}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

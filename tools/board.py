@@ -38,6 +38,11 @@ def ranks(board: dict[str, Any]) -> dict[str, int]:
     return {name: 1 + sum(other > own for other in scored.values()) for name, own in scored.items()}
 
 
+def called(method: str) -> str:
+    """Its name in a table."""
+    return f"`{method}`" if method != "full" else "all of the data"
+
+
 def shown(row: dict[str, Any] | None) -> str:
     """Mean accuracy in per cent, and half its interval."""
     return "" if row is None else interval(row["accuracy"]) if "accuracy" in row else "failed"
@@ -60,7 +65,7 @@ def rows(kind: str = "image") -> tuple[list[str], list[list[object]]]:
         last = next((r for b in reversed(all_of) if (r := b["methods"].get(name)) and "bytes" in r), {})
         seconds = f"{last['seconds']:.0f}" if last and name != "random" else ""
         place = f"{rank[name]:.1f}" if name in rank else ""
-        table.append([f"`{name}`" if name != "full" else "all of the data", last.get("family", "selection" if name == "random" else ""), *(shown(b["methods"].get(name)) for b in all_of), place, seconds, f"{last['bytes']:,}" if last else ""])
+        table.append([called(name), last.get("family", "selection" if name == "random" else ""), *(shown(b["methods"].get(name)) for b in all_of), place, seconds, f"{last['bytes']:,}" if last else ""])
     return head, table
 
 
@@ -113,7 +118,7 @@ def by_steps() -> tuple[list[str], list[list[object]]]:
     """(head, rows): of each set the accuracy of students that have trained for so many steps."""
     found = lengths()
     counts = sorted({n for own in found.values() for n in own})
-    table = [[data, f"`{method}`" if method != "full" else "all of the data", *(shown(own.get(n)) for n in counts)] for (data, method), own in found.items()]
+    table = [[data, called(method), *(shown(own.get(n)) for n in counts)] for (data, method), own in found.items()]
     return ["data, items per class", "method", *(f"{n} steps" for n in counts)], table
 
 
@@ -123,7 +128,7 @@ def curves() -> str:
     all_of = list(dict.fromkeys(data for data, _ in found))
     colours = dict(zip(dict.fromkeys(method for _, method in found), LINES, strict=False))
     for k, data in enumerate(all_of):
-        lines = {m: [(math.log10(n), mean(cell)) for n, cell in sorted(own.items()) if mean(cell) is not None] for (d, m), own in found.items() if d == data}
+        lines = {m: [(math.log10(n), share) for n, cell in sorted(own.items()) if (share := mean(cell)) is not None] for (d, m), own in found.items() if d == data}
         at, axes = frame(f"{data} per class", "steps that a student trains (log)", *(list(axis) for axis in zip(*sum(lines.values(), []), strict=True)), k * WIDTH, 0)
         taken: list[tuple[float, float]] = []
         parts += axes
@@ -190,7 +195,7 @@ def panel(title: str, unit: str, points: list[Point], lines: dict[str, float], l
     at, axes = frame(title, unit, xs, [p[1] for p in points] + list(lines.values()), left, top)
     yield from axes
     for name, value in lines.items():
-        x, y = at(max(xs) + 0.35, value)
+        x, y = left + WIDTH - 10, at(0, value)[1]
         yield f'<path d="M{left + LEFT} {y:.1f}H{x:.0f}" stroke="#000" stroke-dasharray="4 3"/><text x="{x:.0f}" y="{y - 3:.1f}" text-anchor="end">{escape(name)}</text>'
     best, taken, named = front(points), [], []
     for log, point in sorted(zip(xs, points, strict=True)):

@@ -8,9 +8,9 @@ MTT for a large S, which full distillation makes too easy. In the paper's letter
 Differences from the authors' code: those of `mtt`; difficulty is the number of forgetting events (Toneva et al., ICLR 2019;
 the authors offer it, beside a C-score that must be had from elsewhere), counted in one training run of a few epochs, ties at
 random; alpha and beta are looked up for the nearest smaller ipc of their CIFAR-10 runs, or as large a share, which begin at
-250: below that alpha is 1, N, M and T+ are MTT's, and the window lies in the middle of the class; it moves back where a class is too small for
-it. Their nets have batch norm; their stronger augmentation in evaluation is the judge's matter. An artifact made by it contains
-originals, and says so.
+250: below that alpha is 1, N, M and T+ are MTT's, and the window lies in the middle of the class; it moves back where a class
+is too small for it. Their nets have batch norm; their stronger augmentation in evaluation is the judge's matter. An artifact
+made by it contains originals, and says so.
 """
 
 from __future__ import annotations
