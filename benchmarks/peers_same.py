@@ -60,9 +60,10 @@ def condensation(augment: bool, real: int = 64) -> dict:
 
     from datadistill.match import gradient
     from datadistill.memory import Pieces
-    from datadistill.methods.dc import match_classes
+    from datadistill.methods.dc import class_match, match_classes
     from datadistill.modalities.image import OPERATIONS, Siamese
     from datadistill.rng import rng
+    from datadistill.run import Run
 
     net, other, pictures, fake, utils = setting(real)
     net.double(), other.double()
@@ -84,12 +85,13 @@ def condensation(augment: bool, real: int = 64) -> dict:
 
     task = reference_task()
     own = [(c, task.train.indices(c)[10 : 10 + real]) for c in range(10)]
-    run = types.SimpleNamespace(device=torch.device("cpu"))
+    run = Run(0)
 
     def losses(x, c):
         return F.cross_entropy(net((draws(x, c) if augment else x).double()), c, reduction="sum")
 
-    loss, pull = match_classes(own, losses, fake.flatten(0, 1), torch.arange(10).repeat_interleave(10), gradient.weights(net), task, run, Pieces(32))
+    match = class_match(lambda _: losses, gradient.weights(net), task, run, Pieces(32))
+    loss, pull = match_classes(match, own, None, fake.flatten(0, 1), torch.arange(10).repeat_interleave(10), task)
     return {"loss": relative(loss, total.detach()), "gradient": relative(pull.view_as(expected), expected)}
 
 

@@ -146,6 +146,22 @@ def main_of(module) -> None:
     exec(compile(block, module.__file__, "exec"), dict(vars(module)))
 
 
+def epochs(ipc: int, clock) -> None:
+    """Their epoch() on a GPU, again and again; clock() after each."""
+    use("DatasetCondensation")
+    import torch
+    import utils
+
+    images, labels = (t[: 10 * ipc].cuda() for t in everything(reference_task(ipc)))
+    net = utils.get_network("ConvNet", 3, 10).cuda()
+    args = types.SimpleNamespace(device="cuda", dsa=True, dsa_strategy=STRATEGY, dsa_param=utils.ParamDiffAug())
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
+    loader = torch.utils.data.DataLoader(utils.TensorDataset(images, labels), batch_size=256, shuffle=True)
+    while True:
+        utils.epoch("train", loader, net, optimizer, torch.nn.CrossEntropyLoss(), args, aug=True)
+        clock()
+
+
 def epoch(ipc: int, steps: int, test: int) -> dict:
     """Their epoch(), which trains the students of an evaluation and the inner loop of DC and DSA; and a test pass."""
     use("DatasetCondensation")

@@ -84,9 +84,9 @@ class Counting(Real):
         super().__init__(real.stored, real.labels, real.modality)
         self.read_count = torch.zeros(len(real), dtype=torch.long)
 
-    def read(self, indices):
+    def read(self, indices, device="cpu"):
         self.read_count[indices] += 1
-        return super().read(indices)
+        return super().read(indices, device)
 
 
 def arms_of(task):

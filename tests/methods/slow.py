@@ -33,7 +33,7 @@ def watch(method, task, seed, dtype, monkeypatch) -> list[tuple[torch.Tensor, to
         if dtype is torch.float64:
             build, read, init = nets.build, Real.read, SyntheticSet.init
             patch.setattr(nets, "build", lambda *a, **k: build(*a, **k).double())
-            patch.setattr(Real, "read", lambda self, rows: read(self, rows).double())
+            patch.setattr(Real, "read", lambda self, rows, *device: read(self, rows, *device).double())
 
             def start(*a):
                 with monkeypatch.context() as inner:

@@ -266,7 +266,7 @@ def test_ncfm_is_the_papers_loss(task, dtype, tolerance, chunk, monkeypatch):
         if dtype is torch.float64:
             build, read = nets.build, type(task.train).read
             patch.setattr(nets, "build", lambda *a, **k: build(*a, **k).double())
-            patch.setattr(type(task.train), "read", lambda self, rows: read(self, rows).double())
+            patch.setattr(type(task.train), "read", lambda self, rows, *device: read(self, rows, *device).double())
         before = untrained(task.train, slow.run, **which)
         after = teacher(task.train, slow.run, Squeeze(1, lr=0.01), **which)
     net = slow.net("any")

@@ -58,7 +58,7 @@ def test_loss_and_gradient_are_the_papers(task, chunk, dtype, tolerance, monkeyp
     if dtype is torch.float64:
         build, read, init = nets.build, Real.read, SyntheticSet.init
         monkeypatch.setattr(nets, "build", lambda *a, **k: build(*a, **k).double())
-        monkeypatch.setattr(Real, "read", lambda self, rows: read(self, rows).double())
+        monkeypatch.setattr(Real, "read", lambda self, rows, *device: read(self, rows, *device).double())
         monkeypatch.setattr(SyntheticSet, "init", lambda *a: init(*a).double())
     run = Watched(3)
     method.distill(task, run)

@@ -13,7 +13,7 @@ from datadistill.errors import UsageError
 from datadistill.match import gradient
 from datadistill.memory import Pieces
 from datadistill.methods import DC, DSA, IDC
-from datadistill.methods.dc import match_classes
+from datadistill.methods.dc import class_match, match_classes
 from datadistill.methods.matching import Batches
 from datadistill.modalities import Image
 from datadistill.rng import rng
@@ -88,7 +88,7 @@ def test_class_by_class_is_all_at_once():
     def losses(x, c):
         return F.cross_entropy(theta(omega(x.double(), c)), c, reduction="sum")
 
-    value, pull = match_classes(real, losses, x, y, gradient.weights(theta), task, Run(0), Pieces(2))
+    value, pull = match_classes(class_match(lambda _: losses, gradient.weights(theta), task, Run(0), Pieces(2)), real, None, x, y, task)
     leaf, total, parameters = x.clone().requires_grad_(), 0.0, list(theta.parameters())
     for c, indices in real:
         target = torch.autograd.grad(losses(task.train.read(indices), task.train.labels[indices]) / 5, parameters)
@@ -109,7 +109,8 @@ def test_the_order_of_classes_does_not_matter():
 
     def match(task, theta, x):
         real = [(c, task.train.indices(c)) for c in task.classes]  # whole classes: no draw
-        return match_classes(real, lambda x, c: F.cross_entropy(theta(x), c, reduction="sum"), x, task.labels, gradient.weights(theta), task, Run(0), Pieces(99))
+        one = class_match(lambda _: lambda x, c: F.cross_entropy(theta(x), c, reduction="sum"), gradient.weights(theta), task, Run(0), Pieces(99))
+        return match_classes(one, real, None, x, task.labels, task)
 
     x = task.modality.noise(7, rng(0, "x"))
     here, there = match(task, theta, x), match(other, turned, x.roll(1, 0))  # quota 4, 2, 1 becomes 1, 4, 2

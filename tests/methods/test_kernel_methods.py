@@ -281,7 +281,7 @@ def test_rcigs_gradient_is_that_of_the_outer_loss_at_the_inner_minimum(task, lim
     net, x, learned = case(task, 3.0)
     rows = torch.arange(8, 20)
     real = task.train.read(rows).double()
-    monkeypatch.setattr(type(task.train), "read", lambda self, which: real[which - 8])
+    monkeypatch.setattr(type(task.train), "read", lambda self, which, device="cpu": real[which - 8])
     f_t, j_t = jacobian(net, real)
 
     def outer(x, y, log_tau):

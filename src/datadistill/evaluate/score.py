@@ -133,7 +133,7 @@ def on_validation(fitted: Fitted, val: Real, device: str | torch.device) -> tupl
     """(accuracy, minus the mean loss) on validation data."""
     right, loss = 0, 0.0
     for rows in torch.arange(len(val)).split(512):
-        logits, y = fitted.net(val.read(rows).to(device)).float().cpu(), val.labels[rows]
+        logits, y = fitted.net(val.read(rows, device)).float().cpu(), val.labels[rows]
         right += int((logits.argmax(1) == y).sum())
         loss += float(torch.nan_to_num(F.cross_entropy(logits, y, reduction="sum"), nan=1e30))
     return right / len(val), -loss / len(val)

@@ -55,6 +55,8 @@ class Augmented(Labels):
     codec   holds the view of example i that is `slot`-th of those kept at slot * n + i      sides   (height, width) of examples
     """
 
+    steady = False
+
     def __init__(self, hard: Tensor, codec: Codec, views: Views, recorded: int, kept: int, sides: tuple[int, int], objective: Objective | None = None):
         self.hard, self.codec, self.views, self.recorded, self.kept = hard.long(), codec, views, recorded, kept
         self.sides, self.objective, self.classes = tuple(sides), objective or Objective(), codec.classes

@@ -22,6 +22,7 @@ class Labels(ABC):
     """The labels of n examples, of which every one also has a class: `hard` (n,) int64."""
 
     hard: Tensor
+    steady: bool = True  # whether examples are augmented as the student likes, and the loss is the same throughout its training
 
     @abstractmethod
     def targets(self, indices: Tensor, epoch: int = 0, view: int = 0) -> Tensor:
@@ -130,7 +131,7 @@ class Repeated(Labels):
 
     def __init__(self, items: Labels, times: int):
         self.items, self.times = items, times
-        self.hard = items.hard.repeat_interleave(times)
+        self.hard, self.steady = items.hard.repeat_interleave(times), items.steady
 
     def targets(self, indices: Tensor, epoch: int = 0, view: int = 0) -> Tensor:
         return self.items.targets(indices // self.times, epoch, view)

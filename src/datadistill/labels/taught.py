@@ -34,6 +34,8 @@ class Taught(Labels):
     teachers   nets with `family` and `size`, by which they are built again; kept are copies, rounded to what is stored
     """
 
+    steady = False
+
     def __init__(self, hard: Tensor, teachers: Sequence[Any], views: Views, sides: tuple[int, int], classes: int, objective: Objective | None = None):
         if any(not hasattr(net, "size") for net in teachers):
             raise UsageError("a teacher of data that are scaled otherwise, as labels", "a teacher of the same data", "datadistill teacher with the source and --side that the set was made of")

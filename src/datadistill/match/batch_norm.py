@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+EPS = 1e-5  # what batch norm adds to a variance, here taken off before: some versions of torch refuse none
+
 
 class Moments(NamedTuple):
     """Of one layer's input: mean and biased variance, each (channels,), or (n, channels) for several at once."""
@@ -89,4 +91,4 @@ class _Moments(torch.autograd.Function):
     def backward(ctx, g_mean: Tensor, g_var: Tensor) -> Tensor:
         h, mean = ctx.saved_tensors
         n = h.numel() // h.shape[1]
-        return F.batch_norm(h, mean, torch.ones_like(mean), 2 * g_var / n, g_mean / n, eps=0.0)  # one pass, in float32
+        return F.batch_norm(h, mean, torch.full_like(mean, 1 - EPS), 2 * g_var / n, g_mean / n, eps=EPS)  # one pass, in float32

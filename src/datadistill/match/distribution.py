@@ -28,25 +28,26 @@ class Pieces(Protocol):
 def means(embed: Embed, read: Callable[[slice], Tensor], classes: Tensor, n_classes: int, pieces: Pieces) -> Tensor:
     """(n_classes, features) mean embedding of each class, without gradient; zero for a class with no example.
 
-    read(slice) gives those examples; classes (n,) the class of each, on the CPU, best in order.
+    read(slice) gives those examples; classes (n,) the class of each.
     """
 
+    total: list[Tensor] = []
+
     @torch.no_grad()
-    def part(piece: slice) -> tuple[Tensor, Tensor]:
-        return class_sums(embed(read(piece), classes[piece]), classes[piece])
+    def part(piece: slice) -> None:
+        own = class_sums(embed(read(piece), classes[piece]), classes[piece], n_classes)
+        total[:] = torch._foreach_add(total, own) if total else own
 
-    parts = pieces.map(len(classes), part)
-    total = parts[0][1].new_zeros(n_classes, parts[0][1].shape[1])
-    for present, sums in parts:
-        total[present] += sums
-    return total / _counts(classes, total)
+    pieces.map(len(classes), part)
+    sums, counts = total
+    return sums / counts.clamp(min=1)
 
 
-def class_sums(features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """(present (k,), sums (k, features)) over the classes that occur: as a matrix product, which adds in the same order on every run."""
-    present, which = torch.unique(classes, return_inverse=True)
-    member = (which == torch.arange(len(present))[:, None]).to(features)
-    return present.to(features.device), member @ features
+def class_sums(features: Tensor, classes: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """(sums (n_classes, features) over the examples of each class, how many these are (n_classes, 1)): as a matrix product, which adds in
+    the same order on every run."""
+    member = (classes.to(features.device) == torch.arange(n_classes, device=features.device)[:, None]).to(features)
+    return member @ features, member.sum(1, keepdim=True)
 
 
 def discrepancy(target: Tensor, source: Tensor) -> Tensor:
@@ -64,8 +65,8 @@ def descent(embed: Embed, x: Tensor, classes: Tensor, target: Tensor, pieces: Pi
 
 def class_means(features: Tensor, classes: Tensor, absent: Tensor) -> Tensor:
     """(classes, features) the mean of the features (n, features) of each class; where there is none, the row of `absent`."""
-    present, sums = class_sums(features, classes)
-    return absent.index_copy(0, present, sums / _counts(classes, absent)[present])
+    sums, counts = class_sums(features, classes, len(absent))
+    return torch.where(counts > 0, sums / counts.clamp(min=1), absent)
 
 
 def through(embed: Embed, x: Tensor, classes: Tensor, loss: Callable[[Tensor], Tensor], pieces: Pieces, also: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
@@ -105,8 +106,3 @@ def through(embed: Embed, x: Tensor, classes: Tensor, loss: Callable[[Tensor], T
 def all_features(embed: Embed, read: Callable[[slice], Tensor], classes: Tensor, pieces: Pieces) -> Tensor:
     """(n, features) the features of examples of these classes (n,), without gradient."""
     return torch.cat(pieces.map(len(classes), lambda piece: embed(read(piece), classes[piece])))
-
-
-def _counts(classes: Tensor, like: Tensor) -> Tensor:
-    """(classes, 1) how many examples each class has, at least one: the divisor of a mean."""
-    return torch.bincount(classes, minlength=len(like)).clamp(min=1).to(like)[:, None]

@@ -33,8 +33,9 @@ from ..memory import Pieces
 from ..nets.layers import hidden
 from ..run import Run
 from ..synthetic import SyntheticSet
+from ..training.slopes import Slopes
 from .base import TABLE, Paper
-from .matching import Batches, Init, Matching, descend, minibatches, optimizer_of, train
+from .matching import Batches, Fresh, Init, Matching, descend, minibatches, optimizer_of
 
 HALVED = (0.6, 0.8, 0.9)  # of the iterations: where eta is halved (the authors' 1200, 1600 and 1800 of 2000)
 
@@ -70,11 +71,14 @@ class CAFE(Matching):
         optimizer = optimizer_of(self.optimizer, syn, self.lr, self.momentum)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling, every=1)
         y = syn.example_labels().hard
+        fresh = Fresh(self, task, run)
+        theta = fresh.net.requires_grad_()
+        slopes = Slopes(theta, pieces, run.device)
 
         for it in run.steps(self.iterations, syn, optimizer, batches):
             for group in optimizer.param_groups:
                 group["lr"] *= 0.5 ** [round(at * self.iterations) for at in HALVED].count(it)
-            theta = self.network(task, run, "theta", it)
+            fresh.draw("theta", it)
             down = torch.optim.SGD(theta.parameters(), lr=self.lr_net)
             watched: list[float] = []
             for r in range(self.rounds):
@@ -88,8 +92,8 @@ class CAFE(Matching):
                 if len(watched) == 10 and max(watched) - min(watched) < self.lambda_1:
                     break
                 for e in self._until_changed(theta, task, run, pieces, it, r):
-                    shown = minibatches(task, syn.examples().detach(), y, 1, self.batch_train, self.augment, partial(run.rng, "inner", it, r, e))
-                    train(theta, shown, down, pieces)
+                    for batch in minibatches(task, syn.examples().detach(), y, 1, self.batch_train, self.augment, partial(run.rng, "inner", it, r, e)):
+                        slopes.step(down, *batch)
         return syn
 
     def _until_changed(self, theta: nets.Net, task: Task, run: Run, pieces: Pieces, it: int, r: int) -> Iterator[int]:
@@ -105,7 +109,7 @@ class CAFE(Matching):
         """The mean over classes of the accuracy on 128 real examples of each."""
         rows = [task.train.pick(c, 128, run.rng("watch", c, *key)) for c in task.classes]
         flat = torch.cat(rows)
-        hit = torch.cat(pieces.map(len(flat), lambda p: (theta(task.train.read(flat[p]).to(run.device)).argmax(1).cpu() == task.train.labels[flat[p]]).float()))
+        hit = torch.cat(pieces.map(len(flat), lambda p: (theta(task.train.read(flat[p], run.device)).argmax(1).cpu() == task.train.labels[flat[p]]).float()))
         return float(torch.stack([own.mean() for own in hit.split([len(r) for r in rows])]).mean())
 
 
@@ -124,17 +128,14 @@ def align(f: distribution.Embed, size: int, real: Tensor, x: Tensor, y: Tensor, 
     labels = task.train.labels[real]
 
     @torch.no_grad()
-    def part(piece: slice) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        features = f(task.train.read(real[piece]).to(run.device), labels[piece])
-        return distribution.class_sums(features, labels[piece]), features[:, -size:] / 2**0.5
+    def part(piece: slice) -> tuple[Tensor, Tensor, Tensor]:
+        features = f(task.train.read(real[piece], run.device), labels[piece])
+        return *distribution.class_sums(features, labels[piece], len(task.classes)), features[:, -size:] / 2**0.5
 
-    parts = pieces.map(len(real), part)
-    counts = torch.bincount(labels, minlength=len(task.classes))
-    total = parts[0][0][1].new_zeros(len(counts), parts[0][0][1].shape[1])
-    for (present, sums), _ in parts:
-        total[present] += sums
-    target, own = total / counts.clamp(min=1)[:, None].to(total), (counts > 0).to(total)[:, None]
-    last, labels = torch.cat([features for _, features in parts]), labels.to(x.device)
+    sums, counts, last = zip(*pieces.map(len(real), part), strict=True)
+    total, count = sum(sums), sum(counts)
+    target, own = total / count.clamp(min=1), (count > 0).to(total)
+    last, labels = torch.cat(last), labels.to(x.device)
 
     def loss(features: Tensor) -> Tensor:
         centres = distribution.class_means(features, y, target)

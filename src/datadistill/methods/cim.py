@@ -95,7 +95,7 @@ class CIM(Decoupled):
             def distance(piece: slice, omega: Augmentation = omega) -> Tensor:
                 rows = torch.arange(len(sources))[piece]
                 with torch.no_grad(), taps:
-                    phi(omega(task.train.read(sources[rows]).to(run.device), rows))
+                    phi(omega(task.train.read(sources[rows], run.device), rows))
                 said = taps.seen[0]
                 with taps:
                     phi(omega(tiles(start + canvas.x / scale, f)[rows], rows))

@@ -73,7 +73,7 @@ class DataDAM(Matching):
             real = torch.cat([indices for _, indices in batches.draw(it, phi, pieces)])
 
             def read(piece: slice, real=real) -> Tensor:
-                return task.train.read(real[piece]).to(run.device)
+                return task.train.read(real[piece], run.device)
 
             x = syn.examples(items)
             target = distribution.means(z, read, task.train.labels[real], len(task.classes), pieces)

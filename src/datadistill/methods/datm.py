@@ -28,6 +28,7 @@ from ..errors import UsageError
 from ..labels import Soft
 from ..match import trajectory
 from ..modalities import Modality
+from ..replay import differentiable
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..synthetic.set import Recipe
@@ -35,7 +36,7 @@ from ..training.experts import Experts, Teaching
 from ..training.unroll import unroll
 from .base import Paper
 from .inner import average, descent
-from .trajectories import Trajectory, keep_class_, nearest
+from .trajectories import Segment, Trajectory, keep_class_, nearest
 
 CHUNK = 512  # examples that an expert labels at once
 
@@ -89,16 +90,19 @@ class DATM(Trajectory):
             syn = SyntheticSet(task.train.read(labelled_right(experts, task, run, T - 1 + M)), SyntheticSet.init(task, "real", run.rng("init")).labels, task.modality)
         else:
             syn = SyntheticSet.init(task, self.init, run.rng("init"))
-        syn, y = syn.to(run.device), syn.y
+        syn, y = syn.to(run.device), syn.y.to(run.device)
         L = nn.ParameterDict({"logits": nn.Parameter(keep_class_(first_labels(experts, syn.x.detach(), y, T - 1 + M), y))})
+
+        def segment(drawn: Segment, alpha: Tensor, S: Tensor, logits: Tensor) -> Tensor:
+            (theta,) = unroll(self.loss_on(experts.net, y, drawn.batches.__getitem__), (drawn.start,), alpha, (S, logits), N, **room)
+            value = trajectory.distance(theta, drawn.start, drawn.target)
+            return torch.where(value.detach() <= self.threshold, value, value.detach())
+
+        replay = differentiable(segment, run.device, run.notes)
 
         def match(key: tuple[str | int, ...], alpha: Tensor) -> Tensor:
             starts = trajectory.window(key[0] if isinstance(key[0], int) else 0, low, first, T, until)
-            start, target = experts.segment(run.rng("segment", *key), starts, M)
-            loss = self.loss(experts.net, task, run, y, *key)
-            (theta,) = unroll(loss, (start,), alpha, (syn.x, L["logits"]), N, **room)
-            value = trajectory.distance(theta, start, target)
-            return value if value.detach() <= self.threshold else value.detach() + 0 * syn.x.sum()
+            return replay(self.segment(task, run, experts, starts, N, M, len(y), key), alpha, syn.x, L["logits"])
 
         alpha = self.rate(run, match)
         optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (L.parameters(), self.lr_labels), (alpha.parameters(), self.lr_alpha))
@@ -121,7 +125,7 @@ def labelled_right(experts: Experts, task: Task, run: Run, epoch: int) -> Tensor
             theta, wrong = experts.at(k, epoch), []
             for rows in left.split(CHUNK):
                 if need:
-                    right = experts.net(theta, task.train.read(rows).to(run.device)).argmax(1).cpu() == c
+                    right = experts.net(theta, task.train.read(rows, run.device)).argmax(1).cpu() == c
                     own.append(rows[right][:need])
                     need -= len(own[-1])
                     wrong.append(rows[~right])

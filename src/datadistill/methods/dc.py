@@ -17,6 +17,7 @@ Refused: networks with batch norm, whose gradients depend on what else is in the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, final
@@ -27,10 +28,13 @@ from torch import Tensor
 
 from ..data.task import Task
 from ..match import gradient
+from ..modalities import Augmentation
+from ..replay import Replay, sent
 from ..run import Run
 from ..synthetic import SyntheticSet
+from ..training.slopes import Slopes
 from .base import Paper
-from .matching import Batches, Init, Matching, descend, minibatches, train
+from .matching import Batches, Fresh, Init, Matching, descend, minibatches
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # ipc: (T, inner epochs)
 
@@ -83,41 +87,51 @@ def condense(method: Condensation, task: Task, run: Run) -> SyntheticSet:
     batches = Batches(task, run, method.real_batch, method.sampling)
     y = syn.example_labels().hard
     T, inner_epochs = method.loops(task)
-    theta = method.network(task, run, "theta", 0)
+    fresh = Fresh(method, task, run)
+    theta = fresh.net.requires_grad_()
+    match = class_match(lambda omega: class_losses(method.through(theta, omega)), gradient.weights(theta), task, run, pieces)
+    slopes = Slopes(theta, pieces, run.device)
 
     for step in run.steps(method.iterations * T, syn, optimizer, theta, batches):
         it, t = divmod(step, T)
         if t == 0:
-            theta.load_state_dict(method.network(task, run, "theta", it).state_dict())
-        logits = method.through(theta, method.omega(task, run, "omega", step))
-
-        def losses(x: Tensor, c: Tensor, logits=logits) -> Tensor:
-            return F.cross_entropy(logits(x, c), c.to(x.device), reduction="sum")
-
+            fresh.draw("theta", it)
         x = syn.examples()
-        loss, pull = match_classes(batches.draw(step, theta, pieces), losses, x, y, gradient.weights(theta), task, run, pieces)
+        loss, pull = match_classes(match, batches.draw(step, theta, pieces), method.omega(task, run, "omega", step), x, y, task)
         descend(run, optimizer, syn, x, loss, pull)
         run.log(step, loss=loss / len(task.classes))
         if t + 1 < T:
-            shown = minibatches(task, syn.examples().detach(), y, inner_epochs, method.batch_train, method.augment, partial(run.rng, "inner", step))
-            train(theta, shown, torch.optim.SGD(theta.parameters(), lr=method.lr_net), pieces)
+            down = torch.optim.SGD(theta.parameters(), lr=method.lr_net)
+            for batch in minibatches(task, syn.examples().detach(), y, inner_epochs, method.batch_train, method.augment, partial(run.rng, "inner", step)):
+                slopes.step(down, *batch)
     return syn
 
 
-def match_classes(real: list[tuple[int, Tensor]], losses: gradient.Losses, x: Tensor, y: Tensor, weights: list, task: Task, run: Run, pieces,
-                  kind: gradient.Distance = "cosine") -> tuple[Tensor, Tensor]:
+def class_losses(logits: Callable[[Tensor, Tensor], Tensor]) -> gradient.Losses:
+    """The cross-entropy of what logits(x, c) says."""
+    return lambda x, c: F.cross_entropy(logits(x, c), c.to(x.device), reduction="sum")
+
+
+def class_match(losses: Callable[[Augmentation], gradient.Losses], weights: list, task: Task, run: Run, pieces, kind: gradient.Distance = "cosine") -> Replay:
+    """(indices into task.train, the class of each, omega, x (k, *shape), its classes (k,)) -> (D, dD/dx) for one class; losses(omega): under it."""
+
+    def match(real: Tensor, c: Tensor, omega: Augmentation, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        seen = losses(omega)
+        target = gradient.mean_gradient(seen, lambda piece: task.train.read(real[piece], run.device), c, weights, pieces)
+        return gradient.descent(seen, x, y, weights, target, pieces, kind)
+
+    return Replay(match, run.device, run.notes)
+
+
+def match_classes(match: Callable, real: list[tuple[int, Tensor]], omega: Augmentation, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
     """(sum over these classes of D, its gradient by all of x (m, *shape)): one class after the other, no graph outlives its class.
 
-    real   (class, indices into task.train)      y  (m,) the class of each example of x
+    match   `class_match`      real   (class, indices into task.train)      y  (m,) the class of each example of x
     """
     total, pull = x.new_zeros(()), torch.zeros_like(x)
     for c, indices in real:
         rows = (y == c).nonzero().squeeze(1)
-
-        def read(piece: slice, indices: Tensor = indices) -> Tensor:
-            return task.train.read(indices[piece]).to(run.device)
-
-        target = gradient.mean_gradient(losses, read, task.train.labels[indices], weights, pieces)
-        loss, own = gradient.descent(losses, x.detach()[rows.to(x.device)], y[rows], weights, target, pieces, kind)
-        total, pull[rows.to(x.device)] = total + loss, own
+        there = sent(rows, x.device)
+        loss, own = match(indices, task.train.labels[indices], omega, x.detach()[there], y[rows])
+        total, pull[there] = total + loss, own
     return total, pull

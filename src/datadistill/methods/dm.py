@@ -22,10 +22,12 @@ from torch import Tensor
 
 from ..data.task import Task
 from ..match import distribution
+from ..modalities import Augmentation
+from ..replay import Replay
 from ..run import Run
 from ..synthetic import SyntheticSet
 from .base import Paper
-from .matching import Batches, Matching, descend, optimizer_of, own_items
+from .matching import Batches, Fresh, Matching, descend, optimizer_of, own_items
 
 
 @final
@@ -50,18 +52,18 @@ class DM(Matching):
         optimizer = optimizer_of(self.optimizer, syn, self.lr, self.momentum)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
         items, y = own_items(task, run, syn)
+        psi = Fresh(self, task, run)
 
+        def match(real: Tensor, c: Tensor, omega: Augmentation, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            embed = self.through(psi.net.embed, omega)
+            target = distribution.means(embed, lambda piece: task.train.read(real[piece], run.device), c, len(task.classes), pieces)
+            return distribution.descent(embed, x, y, target, pieces)
+
+        replay = Replay(match, run.device, run.notes)
         for it in run.steps(self.iterations, syn, optimizer, batches):
-            psi = self.network(task, run, "theta", it).requires_grad_(False)
-            embed = self.through(psi.embed, self.omega(task, run, "omega", it))
-            real = torch.cat([indices for _, indices in batches.draw(it, psi, pieces)])
-
-            def read(piece: slice, real=real) -> Tensor:
-                return task.train.read(real[piece]).to(run.device)
-
+            real = torch.cat([indices for _, indices in batches.draw(it, psi.draw("theta", it), pieces)])
             x = syn.examples(items)
-            target = distribution.means(embed, read, task.train.labels[real], len(task.classes), pieces)
-            loss, gradient = distribution.descent(embed, x.detach(), y, target, pieces)
+            loss, gradient = replay(real, task.train.labels[real], self.omega(task, run, "omega", it), x.detach(), y)
             descend(run, optimizer, syn, x, loss, gradient)
             run.log(it, loss=loss)
         return syn

@@ -71,6 +71,6 @@ def error_norms(net: Net, real: Real, device: torch.device) -> Tensor:
     """(N,) || softmax(net(x)) - onehot(y) ||_2 of every example."""
     parts = []
     for rows in torch.arange(len(real)).split(CHUNK):
-        p = F.softmax(net(real.read(rows).to(device)), 1).cpu()
+        p = F.softmax(net(real.read(rows, device)), 1).cpu()
         parts.append((p - F.one_hot(real.labels[rows], p.shape[1])).norm(dim=1))
     return torch.cat(parts)

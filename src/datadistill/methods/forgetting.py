@@ -69,7 +69,7 @@ class Forgetting(Method):
 
         for it in run.steps(self.epochs * per_epoch, net, optimizer, events, label="counting forgetting events"):
             rows = minibatches(it // per_epoch)[it % per_epoch]
-            logits, y = net(real.read(rows).to(run.device)), real.labels[rows]
+            logits, y = net(real.read(rows, run.device)), real.labels[rows]
             events.see(rows, logits.argmax(1).cpu() == y)
             loss = F.cross_entropy(logits, y.to(run.device))
             run.descend(optimizer, loss, alone=True)

@@ -24,16 +24,16 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.task import Task
 from ..match import gradient
 from ..run import Run
 from ..synthetic import SyntheticSet
+from ..training.slopes import Slopes
 from .base import TABLE, Paper
-from .dc import match_classes
-from .matching import Batches, Matching, descend, train
+from .dc import class_losses, class_match, match_classes
+from .matching import Batch, Batches, Fresh, Matching, descend
 
 
 @final
@@ -66,25 +66,23 @@ class IDC(Matching):
         syn = self.start(task, run)
         optimizer = torch.optim.SGD(syn.parameters(), lr=self.lr * int(task.quota.max()) / 10, momentum=self.momentum)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
-        theta = self.network(task, run, "theta", 0)
+        fresh = Fresh(self, task, run)
+        theta = fresh.net.requires_grad_()
+        match = class_match(lambda omega: class_losses(self.through(theta, omega)), gradient.weights(theta, head=False), task, run, pieces, self.distance)
+        slopes = Slopes(theta, pieces, run.device)
         down = torch.optim.SGD(theta.parameters(), lr=self.lr_net, momentum=0.9, weight_decay=5e-4)
 
         for step in run.steps(self.iterations * self.inner, syn, optimizer, theta, down, batches):
             if step % self.inner == 0:
-                theta.load_state_dict(self.network(task, run, "theta", step // self.inner).state_dict())
+                fresh.draw("theta", step // self.inner)
                 down.state.clear()
-            logits = self.through(theta, self.omega(task, run, "omega", step))
-
-            def losses(x: Tensor, c: Tensor, logits=logits) -> Tensor:
-                return F.cross_entropy(logits(x, c), c.to(x.device), reduction="sum")
-
             x = syn.examples()
             y = self._drawn(syn.example_labels().hard, run.rng("synthetic", step))
-            weights = gradient.weights(theta, head=False)
-            loss, pull = match_classes(batches.draw(step, theta, pieces), losses, x, y, weights, task, run, pieces, self.distance)
+            loss, pull = match_classes(match, batches.draw(step, theta, pieces), self.omega(task, run, "omega", step), x, y, task)
             descend(run, optimizer, syn, x, loss, pull)
             run.log(step, loss=loss / len(task.classes))
-            train(theta, self._real(task, run, step), down, pieces)
+            for batch in self._real(task, run, step):
+                slopes.step(down, *batch)
         return syn
 
     def _drawn(self, y: Tensor, rng: torch.Generator) -> Tensor:
@@ -95,11 +93,9 @@ class IDC(Matching):
             y[rows[torch.randperm(len(rows), generator=rng)[self.synthetic_batch :]]] = -1
         return y
 
-    def _real(self, task: Task, run: Run, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _real(self, task: Task, run: Run, step: int) -> Iterator[Batch]:
         """T', in batches, each example augmented by itself."""
         rows = torch.randperm(len(task.train), generator=run.rng("net", step))[: self.net_examples]
         for k, batch in enumerate(rows.split(self.net_batch)):
-            x = task.train.read(batch).to(run.device)
-            if self.augment:
-                x = task.modality.augment(run.rng("shown", step, k), len(batch))(x, torch.arange(len(batch)))
-            yield x, task.train.labels[batch].to(run.device)
+            omega = task.modality.augment(run.rng("shown", step, k), len(batch)) if self.augment else None
+            yield task.train.read(batch, run.device), omega, task.train.labels[batch]

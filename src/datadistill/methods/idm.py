@@ -78,7 +78,7 @@ class IDM(Matching):
             real = torch.cat([indices for _, indices in batches.draw(it, net, pieces)])
 
             def read(piece: slice, real=real) -> Tensor:
-                return task.train.read(real[piece]).to(run.device)
+                return task.train.read(real[piece], run.device)
 
             x = syn.examples(items)
             target = distribution.means(psi, read, task.train.labels[real], len(task.classes), pieces)
@@ -92,7 +92,7 @@ class IDM(Matching):
     def _real_batches(self, task: Task, run: Run, draw: torch.Generator):
         for _ in range(self.net_steps):
             rows = torch.randperm(len(task.train), generator=draw)[:256]
-            yield task.train.read(rows).to(run.device), task.train.labels[rows].to(run.device)
+            yield task.train.read(rows, run.device), task.train.labels[rows].to(run.device)
 
 
 def match(net: nets.Net, psi: distribution.Embed, x: Tensor, y: Tensor, target: Tensor, weight: float, pieces: Pieces) -> tuple[Tensor, Tensor]:

@@ -16,13 +16,15 @@ from .. import nets
 from ..data.task import Task
 from ..errors import UsageError
 from ..memory import Pieces, gradients
-from ..modalities import Modality
+from ..modalities import Augmentation, Modality
+from ..replay import sent
 from ..run import Run
 from ..synthetic import SyntheticSet, forms
 from ..training.unroll import Flat, Keep, Loss
 from .base import Method
 
 Start = Literal["real", "noise"]
+Draw = tuple[Tensor, Augmentation | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Inner(Method):
     form: str = "pixels"  # what is stored: pixels, multiform:2, ... (see synthetic/forms.py)
     augment: bool = True
     chunk: int | None = None  # examples through the net at once, a knob for memory that changes no result; none: a whole minibatch
-    memory: float = 1.0  # GiB for graphs of inner steps; those that do not fit are made again
+    memory: float | None = None  # GiB for graphs of inner steps, those that do not fit are made again; none: 1, or half of what a GPU has free
 
     def check(self, modality: Modality) -> None:
         super().check(modality)
@@ -57,28 +59,33 @@ class Inner(Method):
 
     def room(self, run: Run) -> dict[str, Any]:
         """For `unroll`: how many examples at once, and how much memory for graphs."""
-        return {"pieces": Pieces(self.chunk or sys.maxsize, "piece of S", run.notes), "keep": Keep(self.memory * 2**30, run.notes)}
+        limit = 2**30 if run.device.type != "cuda" else torch.cuda.mem_get_info(run.device)[0] / 2
+        return {"pieces": Pieces(self.chunk or sys.maxsize, "piece of S", run.notes), "keep": Keep(limit if self.memory is None else self.memory * 2**30, run.notes)}
+
+    def draw(self, task: Task, run: Run, n: int, i: int, *key: str | int) -> Draw:
+        """The i-th minibatch of n examples in the inner loop of this name, and omega, one draw for each of them, if they are augmented."""
+        size = min(self.batch or n, n)
+        epoch, at = divmod(i, -(-n // size))
+        rows = torch.arange(n) if size == n else torch.randperm(n, generator=run.rng("batch", *key, epoch))[at * size : (at + 1) * size]
+        return rows, task.modality.augment(run.rng("omega", *key, i), len(rows)) if self.augment else None
 
     def loss(self, net: Flat, task: Task, run: Run, y: Tensor, *key: str | int) -> Loss:
+        """`loss_on` minibatches that are drawn when they are asked for."""
+        return self.loss_on(net, y.to(run.device), lambda i: self.draw(task, run, len(y), i, *key))
+
+    def loss_on(self, net: Flat, y: Tensor, drawn: Callable[[int], Draw]) -> Loss:
         """Of x and logits: cross-entropy on the i-th minibatch of the examples x (n, *shape), each augmented by itself.
 
-        y (n,) their classes, used where no learned logits (n, classes) of soft labels are given; key names this inner loop's draws
+        y (n,) their classes, where the net is, used where no learned logits (n, classes) of soft labels are given
         """
         n, size = len(y), min(self.batch or len(y), len(y))
-        y = y.to(run.device)
-
-        def rows(i: int) -> Tensor:
-            epoch, at = divmod(i, -(-n // size))
-            return torch.arange(n) if size == n else torch.randperm(n, generator=run.rng("batch", *key, epoch))[at * size : (at + 1) * size]
 
         def part(theta: Tensor, i: int, piece: slice, x: Tensor, logits: Tensor | None = None) -> Tensor:
-            batch = rows(i)
-            own = batch[piece]
-            shown = x if len(own) == n else x[own.to(x.device)]
-            if self.augment:
-                omega = task.modality.augment(run.rng("omega", *key, i), len(batch))
-                shown = omega(shown, torch.arange(piece.start, piece.start + len(own)))
-            own = own.to(y.device)
+            batch, omega = drawn(i)
+            own = sent(batch[piece], x.device)
+            shown = x if len(own) == n else x[own]
+            if omega is not None:
+                shown = omega(shown, torch.arange(piece.start, piece.start + len(own), device=x.device))
             return F.cross_entropy(net(theta, shown), y[own] if logits is None else F.softmax(logits[own], 1), reduction="sum") / len(batch)
 
         return Loss(lambda i: min(size, n - i % -(-n // size) * size), part)
@@ -113,11 +120,11 @@ def average(run: Run, n: int, optimizer: torch.optim.Optimizer, one: Callable[[i
     def backward() -> Tensor:
         for p in (p for group in optimizer.param_groups for p in group["params"]):
             p.grad = torch.zeros_like(p)
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), device=run.device)
         for k in run.share(range(n)):
             loss = one(k) / n
             loss.backward()
-            total += loss.detach().cpu()
+            total = total + loss.detach()
         return total
 
     return backward
@@ -133,7 +140,7 @@ def real_loss(net: Flat, theta: Tensor, task: Task, run: Run, rows: Tensor, piec
     right: dict[int, int] = {}  # by where a piece begins: one that is done again replaces itself
 
     def loss_sum(piece: slice) -> Tensor:
-        x, y = task.train.read(rows[piece]).to(run.device), task.train.labels[rows[piece]].to(run.device)
+        x, y = task.train.read(rows[piece], run.device), task.train.labels[rows[piece]].to(run.device)
         logits = net(leaf, x if omega is None else omega(x, torch.arange(piece.start, piece.stop)))
         right[piece.start] = int((logits.argmax(1) == y).sum())
         return F.cross_entropy(logits, y, reduction="sum") / len(rows)

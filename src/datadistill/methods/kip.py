@@ -69,7 +69,7 @@ class KIP(Regression):
 
         for it in run.steps(self.iterations, syn, learned, optimizer):
             rows, size = self.rows(task, run, it)
-            t = task.train.read(rows).to(run.device)
+            t = task.train.read(rows, run.device)
             y_t = kernel.centred(task.train.labels[rows], len(task.classes)).to(run.device)
 
             def loss(k_ss: Tensor, k_ts: Tensor, y_t=y_t, size=size) -> Tensor:

@@ -74,14 +74,14 @@ class LabelDistillation(Method):
         optimizer = torch.optim.Adam(held.parameters(), lr=self.lr)
         theta = narrow(self.net_for(task.modality), task.spec, self.width, run.rng("theta", 0)).to(run.device)
         down = torch.optim.Adam(theta.parameters(), lr=self.lr_net)
-        x = task.train.read(indices).to(run.device)
+        x = task.train.read(indices, run.device)
 
         for it in run.steps(self.iterations, held, optimizer, theta, down):
             if it % self.per_net == 0:
                 theta.load_state_dict(narrow(self.net_for(task.modality), task.spec, self.width, run.rng("theta", it)).state_dict())
                 down.state.clear()
             rows = torch.randperm(len(task.train), generator=run.rng("real", it))[: self.real_batch]
-            real, target = task.train.read(rows).to(run.device), task.train.labels[rows].to(run.device)
+            real, target = task.train.read(rows, run.device), task.train.labels[rows].to(run.device)
             if self.augment:
                 real = task.modality.augment(run.rng("omega", it), len(rows))(real, torch.arange(len(rows)))
 

@@ -95,7 +95,7 @@ class TeacherLabels(Method):
         nn.utils.vector_to_parameters(experts.at(0, epoch), net.parameters())
 
         def said(piece: slice) -> Tensor:
-            return F.log_softmax(net(task.train.read(indices[piece]).to(run.device)), 1).cpu()
+            return F.log_softmax(net(task.train.read(indices[piece], run.device)), 1).cpu()
 
         return Soft(torch.cat(Pieces(256, "piece", run.notes).map(len(indices), said)), task.train.labels[indices])
 

@@ -79,7 +79,7 @@ class LGM(Decoupled):
             real, own = (Shown(self, n, flip, self.noise * pyramid.spread, run, (side, it)) for side, n in (("T", len(rows)), ("S", len(of))))
 
             def said(piece: slice, rows: Tensor = rows, real: Shown = real) -> Tensor:
-                return psi.embed(real(task.train.read(rows[piece]).to(run.device), piece)).float()
+                return psi.embed(real(task.train.read(rows[piece], run.device), piece)).float()
 
             with torch.no_grad():
                 g_real = slope(torch.cat(pieces.map(len(rows), said)), task.train.labels[rows].to(run.device), head)

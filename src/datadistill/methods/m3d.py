@@ -75,7 +75,7 @@ def per_class(psi: distribution.Embed, real: list[tuple[int, Tensor]], x: Tensor
     for c, indices in real:
 
         def read(piece: slice, indices: Tensor = indices) -> Tensor:
-            return task.train.read(indices[piece]).to(run.device)
+            return task.train.read(indices[piece], run.device)
 
         target[c] = distribution.all_features(psi, read, task.train.labels[indices], pieces)
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import dist, nets
 from ..data.task import Task
 from ..errors import UsageError
-from ..memory import Pieces, gradients
+from ..memory import Pieces
 from ..modalities import Augmentation, Modality
 from ..precision import Precision, computing
+from ..replay import sent
 from ..rng import seed_of
 from ..run import Run
 from ..synthetic import SyntheticSet, forms
@@ -90,6 +91,21 @@ class Matching(Method):
         return Pieces(self.chunk or fits, "piece", run.notes)
 
 
+class Fresh:
+    """A network that is drawn anew for every step, and whose weights stay where they are. On a GPU they come by one copy."""
+
+    def __init__(self, method: Matching, task: Task, run: Run):
+        self.run, self.drawn = run, narrow(method.net_for(task.modality), task.spec, method.width, run.rng("fresh")).requires_grad_(False)
+        self.net = self.drawn if run.device.type == "cpu" else copy.deepcopy(self.drawn).to(run.device)
+
+    def draw(self, *key: str | int) -> nets.Net:
+        """The network of this name."""
+        nets.initialise_(self.drawn, self.run.rng(*key))
+        if self.net is not self.drawn:
+            nets.take_(self.net, self.drawn)
+        return self.net
+
+
 def without_batch_norm(method: Method, modality: Modality) -> None:
     """Refuse a net whose output for an example depends on what else is in the batch."""
     family = method.net_for(modality)
@@ -134,7 +150,7 @@ class Batches(nn.Module):
         real, indices = self.task.train, self.task.train.indices(c)
         if len(indices) <= self.size:
             return indices
-        features = torch.cat(pieces.map(len(indices), lambda piece: net.embed(real.read(indices[piece]).to(self.run.device)).cpu()))
+        features = torch.cat(pieces.map(len(indices), lambda piece: net.embed(real.read(indices[piece], self.run.device)).cpu()))
         centres, _ = lloyd(features, self.size, seed_of(self.run.seed, "representative", step, c), rounds=10)
         return indices[medoids(features, centres)]
 
@@ -156,30 +172,18 @@ def descend(run: Run, optimizer: torch.optim.Optimizer, syn: SyntheticSet, examp
 
 
 def own_items(task: Task, run: Run, syn: SyntheticSet) -> tuple[Tensor, Tensor]:
-    """(the items of this rank's classes, the class of each of their examples)"""
+    """(the items of this rank's classes, where S is; the class of each of their examples)"""
     items = torch.isin(syn.y, torch.tensor(run.share(task.classes))).nonzero().squeeze(1)
-    return items, syn.y[items].repeat_interleave(syn.each)
+    return items.to(run.device), syn.y[items].repeat_interleave(syn.each)
 
 
-def train(net: nets.Net, batches: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer, pieces: Pieces) -> None:
-    """A step of the optimizer down the mean cross-entropy of each batch: (n, *shape) and (n,) class numbers or (n, classes)."""
-    weights = [p for group in optimizer.param_groups for p in group["params"]]
-    for x, y in batches:
-
-        def loss_sum(piece: slice, x: Tensor = x, y: Tensor = y) -> Tensor:
-            return F.cross_entropy(net(x[piece]), y[piece], reduction="sum") / len(y)
-
-        for p, g in zip(weights, gradients(pieces, len(y), loss_sum, weights)[1], strict=True):
-            p.grad = g
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+Batch = tuple[Tensor, Augmentation | None, Tensor]
+"""x (n, *shape), omega with a draw for each, and y (n,)."""
 
 
-def minibatches(task: Task, x: Tensor, y: Tensor, epochs: int, batch: int, augment: bool, rng: Callable[..., torch.Generator]) -> Iterable[tuple[Tensor, Tensor]]:
+def minibatches(task: Task, x: Tensor, y: Tensor, epochs: int, batch: int, augment: bool, rng: Callable[..., torch.Generator]) -> Iterator[Batch]:
     """Shuffled batches of a small set, epoch after epoch, each example augmented by itself; rng(*key) names the draws."""
     for epoch in range(epochs):
         for k, rows in enumerate(torch.randperm(len(y), generator=rng("order", epoch)).split(batch)):
-            shown = x[rows.to(x.device)]
-            if augment:
-                shown = task.modality.augment(rng("shown", epoch, k), len(rows))(shown, torch.arange(len(rows)))
-            yield shown, y[rows].to(x.device)
+            omega = task.modality.augment(rng("shown", epoch, k), len(rows)) if augment else None
+            yield x[sent(rows, x.device)], omega, y[rows]

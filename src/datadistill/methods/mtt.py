@@ -26,13 +26,14 @@ from torch import Tensor
 
 from ..data.task import Task
 from ..match import trajectory
+from ..replay import differentiable
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..synthetic.set import Recipe
 from ..training.unroll import unroll
 from .base import Paper
 from .inner import average, descent
-from .trajectories import Trajectory
+from .trajectories import Segment, Trajectory
 
 
 @final
@@ -48,13 +49,16 @@ class MTT(Trajectory):
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn, experts, room = self.start(task, run), self.expert_pool(task, run), self.room(run)
         N, M, T = self.loops(task)
-        y = syn.example_labels().hard
+        y = syn.example_labels().hard.to(run.device)
+
+        def segment(drawn: Segment, alpha: Tensor, S: Tensor) -> Tensor:
+            (theta,) = unroll(self.loss_on(experts.net, y, drawn.batches.__getitem__), (drawn.start,), alpha, (S,), N, **room)
+            return trajectory.distance(theta, drawn.start, drawn.target)
+
+        replay = differentiable(segment, run.device, run.notes)
 
         def match(key: tuple[str | int, ...], alpha: Tensor) -> Tensor:
-            start, target = experts.segment(run.rng("segment", *key), range(T), M)
-            loss = self.loss(experts.net, task, run, y, *key)
-            (theta,) = unroll(loss, (start,), alpha, (syn.examples(),), N, **room)
-            return trajectory.distance(theta, start, target)
+            return replay(self.segment(task, run, experts, range(T), N, M, len(y), key), alpha, syn.examples())
 
         alpha = self.rate(run, match)
         optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (alpha.parameters(), self.lr_alpha))

@@ -100,7 +100,7 @@ class RCIG(Features):
             return v + net.back(x, regress(net.values(x, v)[1]))
 
         delta = kernel.conjugate_gradients(hessian, net.back(x, regress(y.detach())), self.inner)
-        real = torch.cat([task.train.read(some).to(run.device) for some in rows.split(4096)])
+        real = torch.cat([task.train.read(some, run.device) for some in rows.split(4096)])
         f_t, o_t = (part.double() for part in net.values(real, delta))
         y_t = task.train.labels[rows].to(run.device)
 

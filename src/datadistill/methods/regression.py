@@ -90,7 +90,7 @@ class Features(Regression):
     @torch.no_grad()
     def of_real(f: Callable[[Tensor], Tensor], task: Task, run: Run, rows: Tensor, pieces: Pieces) -> Tensor:
         """f of these real examples, in pieces, without gradient."""
-        return torch.cat(pieces.map(len(rows), lambda piece: f(task.train.read(rows[piece]).to(run.device))))
+        return torch.cat(pieces.map(len(rows), lambda piece: f(task.train.read(rows[piece], run.device))))
 
     def pieces(self, task: Task, run: Run) -> Pieces:
         """Pieces of `chunk` examples, or of so many that the net's largest activation fits the caches."""

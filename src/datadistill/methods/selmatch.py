@@ -26,6 +26,7 @@ from ..errors import UsageError
 from ..labels import Hard
 from ..match import trajectory
 from ..modalities import Modality
+from ..replay import differentiable
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..synthetic.set import Recipe
@@ -34,7 +35,7 @@ from ..training.unroll import unroll
 from .base import Paper
 from .forgetting import Forgetting
 from .inner import average, descent
-from .trajectories import Trajectory, nearest
+from .trajectories import Segment, Trajectory, nearest
 
 SHARES = {1: (1.0, None), 250: (0.6, 0.5), 500: (0.2, 0.3), 1000: (0.1, 0.2)}  # ipc: (alpha, beta)
 
@@ -75,11 +76,16 @@ class SelMatch(Trajectory):
         syn.x.register_hook(lambda slope: slope * moves)
         N, M, T = self.loops(task)
 
+        y = syn.y.to(run.device)
+
+        def segment(drawn: Segment, rate: Tensor, S: Tensor) -> Tensor:
+            (theta,) = unroll(self.loss_on(experts.net, y, drawn.batches.__getitem__), (drawn.start,), rate, (S,), N, **room)
+            return trajectory.distance(theta, drawn.start, drawn.target)
+
+        replay = differentiable(segment, run.device, run.notes)
+
         def match(key: tuple[str | int, ...], rate: Tensor) -> Tensor:
-            start, target = experts.segment(run.rng("segment", *key), range(T), M)
-            loss = self.loss(experts.net, task, run, syn.y, *key)
-            (theta,) = unroll(loss, (start,), rate, (syn.x,), N, **room)
-            return trajectory.distance(theta, start, target)
+            return replay(self.segment(task, run, experts, range(T), N, M, len(y), key), rate, syn.x)
 
         rate = self.rate(run, match)
         optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (rate.parameters(), self.lr_alpha))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,19 @@ from ..data.task import Task
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..training.experts import Experts, Teaching
-from .inner import Inner, Rate
+from .inner import Draw, Inner, Rate
 
 RATES = tuple(0.01 * 2.0**k for k in range(-4, 5))
 CIFAR10 = {1: (50, 2, 2), 10: (30, 2, 20), 50: (30, 2, 40)}  # ipc: (N, M, T+), as MTT and FTD have them
 PER_CLASS = 5000  # examples that CIFAR-10 has
+
+
+class Segment(NamedTuple):
+    """theta*_t and theta*_{t+M} (P,) of an expert, and what a student that goes from the one to the other is shown."""
+
+    start: Tensor
+    target: Tensor
+    batches: list[Draw]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +72,10 @@ class Trajectory(Inner):
         experts = Experts(task.train, run, net=self.net_for(task.modality), width=self.width, count=self.experts, teaching=teaching)
         experts.prepare(T - 1 + M)
         return experts
+
+    def segment(self, task: Task, run: Run, experts: Experts, starts: range, N: int, M: int, n: int, key: tuple[str | int, ...]) -> Segment:
+        """The segment of this name, with N minibatches of n examples of S."""
+        return Segment(*experts.segment(run.rng("segment", *key), starts, M), [self.draw(task, run, n, i, *key) for i in range(N)])
 
     def rate(self, run: Run, match: Callable[[tuple[str | int, ...], Tensor], Tensor]) -> Rate:
         """alpha at the start; match(key, alpha) is the loss of the segment of that name."""

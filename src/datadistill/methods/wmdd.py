@@ -77,7 +77,7 @@ def barycentres(phi: nets.Net, task: Task, run: Run) -> Tensor:
         found, pieces = [], Pieces(256, "chunk of real examples", run.notes)
         for c in run.steps(len(task.quota), label="finding barycentres"):
             own = task.train.indices(c)
-            features = torch.cat(pieces.map(len(own), lambda piece, own=own: phi.embed(task.train.read(own[piece]).to(run.device)).float().cpu()))
+            features = torch.cat(pieces.map(len(own), lambda piece, own=own: phi.embed(task.train.read(own[piece], run.device)).float().cpu()))
             found.append(barycentre(features.double(), int(task.quota[c]), run.rng("barycentre", c))[0].float())
         return {"atoms": torch.cat(found)}
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..replay import sent
 from ..spec import Spec
 
 Augmentation = Callable[[Tensor, Tensor], Tensor]
@@ -35,6 +36,10 @@ class Modality(ABC):
 
     def __init__(self, spec: Spec):
         self.spec = spec
+        self._elsewhere: dict[tuple[torch.device, str], tuple[Tensor, ...]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_elsewhere": {}}
 
     @abstractmethod
     def decode(self, stored: Tensor) -> Tensor:
@@ -58,9 +63,17 @@ class Modality(ABC):
         mean, deviation = self._statistics_on(x.device)
         return self.encode(x.detach() * deviation + mean)
 
-    def _statistics_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        mean, deviation = self.statistics()
-        return mean.to(device), deviation.to(device)
+    def _statistics_on(self, device: torch.device) -> tuple[Tensor, ...]:
+        return self._on(device, "statistics", self.statistics)
+
+    def _on(self, device: torch.device, name: str, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """What `make` gives, on the device; what has gone there once stays there."""
+        if device.type == "cpu":
+            return make()
+        if (device, name) not in self._elsewhere:
+            with torch.inference_mode(False):
+                self._elsewhere[device, name] = tuple(sent(t, device) for t in make())
+        return self._elsewhere[device, name]
 
     @abstractmethod
     def adopt(self, stored: Tensor, spec: Spec) -> Tensor:

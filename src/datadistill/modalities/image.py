@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import BadInput
+from ..replay import sent
 from ..spec import Spec
 from .base import Augmentation, Modality, Preview
 
@@ -102,11 +102,11 @@ def _moments(stored: Tensor, step: int) -> list[tuple[float, float]]:
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
 
-@dataclass(frozen=True)
-class Siamese:
+class Siamese(NamedTuple):
     """DSA augmentation as parameters, one row per group.
 
     op (G,) which of OPERATIONS; u (G, 4) uniform in [0, 1); the meaning of u depends on the operation, below.
+    On a CPU every operation is given the examples that it is for; on a GPU all of them, of which those are chosen: no number is looked at there.
     """
 
     op: Tensor
@@ -119,16 +119,23 @@ class Siamese:
         return cls(op, torch.rand((groups, 4), generator=rng))
 
     def __call__(self, x: Tensor, group: Tensor) -> Tensor:
-        op = self.op[group.cpu()]
-        u = self.u.to(x)[group.to(x.device)]
+        if x.device.type != "cpu":
+            return self._chosen(x, *(sent(t, x.device) for t in (*self, group)))
+        op, u = self.op[group], self.u.to(x)[group]
         present = torch.unique(op).tolist()
         if not present:
             return x
         if len(present) == 1:
             return getattr(self, "_" + OPERATIONS[present[0]])(x, u)
-        where = [(op == k).nonzero().squeeze(1).to(x.device) for k in present]
+        where = [(op == k).nonzero().squeeze(1) for k in present]
         parts = [getattr(self, "_" + OPERATIONS[k])(x[rows], u[rows]) for k, rows in zip(present, where, strict=True)]
         return torch.cat(parts)[torch.argsort(torch.cat(where))]
+
+    def _chosen(self, x: Tensor, op: Tensor, u: Tensor, group: Tensor) -> Tensor:
+        op, u, out = op[group], u.to(x.dtype)[group], x
+        for k, name in enumerate(OPERATIONS):
+            out = torch.where((op == k)[:, None, None, None], getattr(self, "_" + name)(x, u), out)
+        return out
 
     @staticmethod
     def _color(x: Tensor, u: Tensor) -> Tensor:
@@ -148,7 +155,7 @@ class Siamese:
         dy = (u[:, 0] * (2 * ph + 1)).long()
         dx = (u[:, 1] * (2 * pw + 1)).long()
         padded = F.pad(x, (pw, pw, ph, ph))
-        if n and bool((dy == dy[0]).all() & (dx == dx[0]).all()):  # one group: a view is enough
+        if n and x.device.type == "cpu" and bool((dy == dy[0]).all() & (dx == dx[0]).all()):  # one group: a view is enough
             y0, x0 = int(dy[0]), int(dx[0])
             return padded[:, :, y0 : y0 + h, x0 : x0 + w]
         rows = dy[:, None] + torch.arange(h, device=x.device)

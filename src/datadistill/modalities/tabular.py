@@ -10,15 +10,15 @@ Network   natural, centred on the training mean; numbers divided by their deviat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from ..errors import BadInput
+from ..replay import sent
 from ..spec import Spec
 from ..text import safe
 from .base import Augmentation, Modality, Preview
@@ -81,11 +81,11 @@ class Tabular(Modality):
         return torch.tensor(column), torch.tensor(kind), torch.tensor(code), torch.tensor(category)
 
     def decode(self, stored: Tensor) -> Tensor:
-        column, kind, code, category = (f.to(stored.device) for f in self._features)
+        column, kind, code, category = self._on(stored.device, "features", lambda: self._features)
         cells = stored[:, column]
         gap = torch.where(category, cells < 0, cells.isnan())
         flag = torch.where(kind == VALUE, cells == code, gap).float()
-        return torch.where(kind == NUMBER, torch.where(gap, self.statistics()[0].to(stored.device), cells), flag)
+        return torch.where(kind == NUMBER, torch.where(gap, self._statistics_on(stored.device)[0], cells), flag)
 
     def encode(self, natural: Tensor) -> Tensor:
         parts: list[Tensor] = []
@@ -136,7 +136,7 @@ class Tabular(Modality):
     def clamp_(self, x: Tensor) -> None:
         """Numbers stay within the range seen in training; 0/1 features stay between 0 and 1."""
         mean, deviation = self._statistics_on(x.device)
-        low, high = self._range.to(x)
+        low, high = (limit.to(x.dtype) for limit in self._on(x.device, "range", lambda: tuple(self._range)))
         x.copy_(torch.minimum(torch.maximum(x, (low - mean) / deviation), (high - mean) / deviation))
 
     @cached_property
@@ -191,8 +191,7 @@ def _date(days: float, whole: bool) -> str:
     return moment.date().isoformat() if whole else moment.isoformat(sep=" ", timespec="seconds")
 
 
-@dataclass(frozen=True)
-class Jitter:
+class Jitter(NamedTuple):
     """Siamese augmentation of rows: every feature shifted by 0.1 units of noise (for a number a deviation), and one in ten set to its mean.
 
     shift (G, features) standard normal; drop (G, features) uniform in [0, 1). Ours: no paper of the field augments tables.
@@ -202,6 +201,5 @@ class Jitter:
     drop: Tensor
 
     def __call__(self, x: Tensor, group: Tensor) -> Tensor:
-        group = group.cpu()
-        keep = (self.drop[group] >= 0.1).to(x)
-        return (x + 0.1 * self.shift[group].to(x)) * keep
+        shift, drop, group = (sent(t, x.device) for t in (*self, group))
+        return (x + 0.1 * shift[group].to(x.dtype)) * (drop[group] >= 0.1).to(x.dtype)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..spec import Spec
-from .base import Net, initialise_, largest_activation
+from .base import Net, initialise_, largest_activation, take_
 from .convnet import VGG, ConvNet
 from .mlp import MLP, Linear, TabResNet
 from .published import PUBLISHED
@@ -61,4 +61,4 @@ def parameter_count(net: torch.nn.Module) -> int:
     return sum(math.prod(p.shape) for p in net.parameters())
 
 
-__all__ = ["FAMILIES", "Net", "build", "initialise_", "largest_activation", "parameter_count", "restore"]
+__all__ = ["FAMILIES", "Net", "build", "initialise_", "largest_activation", "parameter_count", "restore", "take_"]

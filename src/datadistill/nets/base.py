@@ -10,6 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..replay import sent
+
 
 class Net(nn.Module):
     """family: its name; axes: how many axes an example may have; batch_norm: whether its statistics mix a batch."""
@@ -39,17 +41,29 @@ class ChannelsLast(nn.Module):
 @torch.no_grad()
 def initialise_(net: nn.Module, rng: torch.Generator) -> None:
     """PyTorch's own defaults (uniform in 1/sqrt(fan in) for weights and biases, ones and zeros for norms), drawn from `rng`; embeddings
-    are normal with a deviation of 0.02, as transformers have them."""
+    are normal with a deviation of 0.02, as transformers have them. Drawn in float32, whatever they are kept in."""
+
+    def uniform(t: Tensor, bound: float) -> None:
+        t.copy_(torch.empty(t.shape).uniform_(-bound, bound, generator=rng))
+
     for module in net.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             bound = 1 / math.sqrt(module.weight[0].numel())
-            module.weight.uniform_(-bound, bound, generator=rng)
+            uniform(module.weight, bound)
             if module.bias is not None:
-                module.bias.uniform_(-bound, bound, generator=rng)
+                uniform(module.bias, bound)
         elif isinstance(module, nn.Embedding):
-            module.weight.normal_(0, 0.02, generator=rng)
+            module.weight.copy_(torch.empty(module.weight.shape).normal_(0, 0.02, generator=rng))
         elif isinstance(module, (nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)):
             module.reset_parameters()
+
+
+@torch.no_grad()
+def take_(net: nn.Module, other: nn.Module) -> None:
+    """Give a net the weights of another of its kind, in place and in one piece: between devices, one copy."""
+    own, others = list(net.parameters()), [p.detach().reshape(-1) for p in other.parameters()]
+    flat = sent(torch.cat(others), own[0].device)
+    torch._foreach_copy_(own, [part.view(p.shape) for p, part in zip(own, flat.split([o.numel() for o in others]), strict=True)])
 
 
 @torch.no_grad()

@@ -41,7 +41,9 @@ class Run:
         self._snapshots = snapshots or Nowhere()
         self._engine = engine
         self._progress = progress or Quiet()
-        self.curve: list[dict[str, float]] = []  # what `log` was told, thinned
+        self._curve: list[dict[str, float]] = []
+        self._unread: list[dict[str, Tensor | float]] = []  # rows with numbers that are still on a GPU
+        self._doubt: Tensor | None = None  # on a GPU: whether a step since the last look led out of the numbers
         self.notes = Notes(self._progress.say)
         self.flops = 0.0
         self.looping = False  # inside `steps`: a signal can wait for the end of the step
@@ -49,6 +51,7 @@ class Run:
         self.stop_signal = 0  # set by a signal handler; honoured between two steps
         self.saved: tuple[Any, ...] = ()
         self._rewind: torch.optim.Optimizer | None = None
+        self._descends: torch.optim.Optimizer | None = None
         self._halvings = 0
         self._begun: list[str] = []  # the loops so far that save something
         self._paid: set[tuple[str, str]] = set()  # what came from `cached` and is counted
@@ -60,6 +63,19 @@ class Run:
     def seconds(self) -> float:
         """Time spent so far, interrupted earlier attempts included up to their last snapshot."""
         return self._before + time.perf_counter() - self._began
+
+    @property
+    def curve(self) -> list[dict[str, float]]:
+        """What `log` was told, thinned."""
+        for row in self._unread:
+            self._curve = thinned([*self._curve, {k: float(v) for k, v in row.items()}])
+        self._unread.clear()
+        return self._curve
+
+    @curve.setter
+    def curve(self, rows: list[dict[str, float]]) -> None:
+        self._curve = rows
+        self._unread.clear()
 
     # -- the seven verbs -----------------------------------------------------------------------------------------------
 
@@ -100,13 +116,16 @@ class Run:
         together = self._whole is not None or dist.most(n, -n) == [n, -n]  # else ranks are not at the same step, and nothing can be saved
         while it < n:
             yield from self._counted(it, n)
+            kept = (it + 1) % max(1, n // 100) == 0  # where a NaN falls back to: at fixed steps, so that a resumed run does the same
+            if kept or it + 1 == n:
+                self._look()
             if self._rewind is not None:
                 it = self._roll_back(good, self._rewind)
                 self._rewind = None
                 continue
             it += 1
-            bar.advance(1, self.curve[-1] if self.curve else None)
-            if it % max(1, n // 100) == 0:  # where a NaN falls back to: at fixed steps, so that a resumed run does the same
+            bar.advance(1, self._curve[-1] if self._curve else None)
+            if kept:
                 good = self._copy(it)
             stop, due = self._stop, time.monotonic() - written > DISK_EVERY
             if together and self._whole is None:
@@ -153,6 +172,7 @@ class Run:
     def descend(self, optimizer: torch.optim.Optimizer, loss: Tensor | Callable[[], Tensor], *, alone: bool = False) -> Tensor:
         """One step down the loss, gradients summed over ranks (not in a unit, which is one rank's own); the loss, detached. A loss (or gradient) that is not finite undoes everything since
         the last copy of the state and halves the step (as does a step that leads to infinity); after three halvings the run ends with the last finite state.
+        On a GPU nobody waits for the numbers of a step: they are looked at before the next copy is made.
 
         `loss` may be a function that has put its gradients where they belong and returns the value: for work done in pieces.
         `alone`: what descends is this rank's own, and no other rank takes part.
@@ -161,7 +181,7 @@ class Run:
         alone = alone or self._whole is not None
         if isinstance(loss, Tensor):
             optimizer.zero_grad(set_to_none=True)
-            if _all(bool(torch.isfinite(loss.detach()).all()), alone):
+            if loss.is_cuda or _all(bool(torch.isfinite(loss.detach()).all()), alone):
                 loss.backward()
         else:
             optimizer.zero_grad(set_to_none=True)
@@ -170,6 +190,11 @@ class Run:
         if not alone:
             dist.sum_(gradients)
         total = torch.stack([g.detach().abs().sum() for g in gradients]).sum() if gradients else torch.zeros(())
+        if loss.is_cuda and (alone or dist.ranks() == 1):
+            optimizer.step()
+            bad = ~torch.stack([torch.isfinite(x.detach()).all() for x in (loss.detach().sum() + total, *parameters)]).all()
+            self._doubt, self._descends = bad if self._doubt is None else self._doubt | bad, optimizer
+            return loss.detach()
         finite = _all(math.isfinite(float(loss.detach().sum()) + float(total)), alone)
         if finite:
             optimizer.step()  # which may itself lead out of the numbers
@@ -181,9 +206,11 @@ class Run:
         """Keep values for the curve: of a long run, one in every so many steps; nothing of what goes on inside `cached`."""
         if self._rewind is not None or self._aside:
             return
-        row = {"step": it, **{k: float(v.detach() if isinstance(v, Tensor) else v) for k, v in values.items()}}
-        self.curve.append(row)
-        self.curve = thinned(self.curve)
+        row = {"step": it, **{k: v.detach() if isinstance(v, Tensor) else float(v) for k, v in values.items()}}
+        if any(isinstance(v, Tensor) and v.is_cuda for v in row.values()):
+            self._unread.append({k: v.clone() if isinstance(v, Tensor) else v for k, v in row.items()})
+        else:
+            self.curve = thinned([*self.curve, {k: float(v) for k, v in row.items()}])
 
     def cached(self, name: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """What `make` returns, made once per content key (teachers, embeddings, expert trajectories). What it cost to make is
@@ -237,6 +264,8 @@ class Run:
         with self._progress.bar(label, n) as bar:
             for it in range(n):
                 yield from self._counted(it, n)
+                if it + 1 == n:
+                    self._look()
                 if self._rewind is not None:
                     raise NotFinite(f"the loss is not finite after step {it} of {label}")
                 bar.advance(1)
@@ -251,6 +280,12 @@ class Run:
         with (first := Flops()):
             yield it
         self.flops += float(first.total) * n
+
+    def _look(self) -> None:
+        """Whether all is well since the last look."""
+        if self._doubt is not None and bool(self._doubt):
+            self._rewind = self._descends
+        self._doubt = None
 
     def _copy(self, it: int) -> State:
         states = [_clone(s.state_dict()) for s in self.saved]

@@ -54,7 +54,7 @@ def embedding(kind: Kind, real: Real, run: Run, *, net: str, width: int, steps: 
 
     @torch.inference_mode()
     def embed(indices: Tensor) -> Tensor:
-        return torch.cat(pieces.map(len(indices), lambda piece: psi.embed(real.read(indices[piece]).to(run.device)).cpu()))
+        return torch.cat(pieces.map(len(indices), lambda piece: psi.embed(real.read(indices[piece], run.device)).cpu()))
 
     return embed
 

@@ -23,6 +23,8 @@ from ..data.task import Real
 from ..errors import UsageError
 from ..match.trajectory import gsam
 from ..memory import Pieces, gradients
+from ..modalities import Augmentation
+from ..replay import Replay
 from ..run import Run
 from .embedding import content_key, narrow
 from .unroll import Flat
@@ -115,11 +117,11 @@ class Experts:
         first = max(1, block * BLOCK)
         kept = [theta] if block == 0 else []
         label = f"training expert {k + 1} of {self.count}, epochs {first} to {(block + 1) * BLOCK - 1}"
-        pieces = Pieces(self.teaching.batch, "batch of experts", run.notes)
+        slope = self._slope(run)
         for step in run.steps(((block + 1) * BLOCK - first) * per_epoch, label=label):
             epoch, at = divmod(step, per_epoch)
             rows = self._order(k, first + epoch)[at]
-            theta, velocity = self._step(theta, velocity, rows, (k, first + epoch, at), pieces)
+            theta, velocity = self._step(theta, velocity, rows, (k, first + epoch, at), slope)
             if at == per_epoch - 1:
                 kept.append(theta)
         kept += [theta] * (BLOCK - len(kept))  # where a plan has cut the loop short
@@ -132,20 +134,29 @@ class Experts:
             self._ordered = ((k, epoch), order.split(self.teaching.batch))
         return self._ordered[1]
 
-    def _step(self, theta: Tensor, velocity: Tensor | None, rows: Tensor, key: Iterable[int], pieces: Pieces) -> tuple[Tensor, Tensor | None]:
-        x, y = self.real.read(rows).to(self.run.device), self.real.labels[rows].to(self.run.device)
-        if self.teaching.augment:
-            x = self.real.modality.augment(self.run.rng("expert", *key, "omega"), len(rows))(x, torch.arange(len(rows)))
+    def _slope(self, run: Run) -> Replay:
+        """(theta, rows, the class of each, omega) -> the direction that theta goes along."""
+        pieces = Pieces(self.teaching.batch, "batch of experts", run.notes)
 
-        def gradient_at(w: Tensor) -> Tensor:
-            leaf = w.detach().requires_grad_()
-            return gradients(pieces, len(rows), lambda piece: F.cross_entropy(self.net(leaf, x[piece]), y[piece], reduction="sum") / len(rows), [leaf])[1][0]
+        def slope(theta: Tensor, rows: Tensor, y: Tensor, omega: Augmentation | None) -> Tensor:
+            x = self.real.read(rows, run.device)
+            if omega is not None:
+                x = omega(x, torch.arange(len(x), device=x.device))
 
-        how, g = self.teaching, gradient_at(theta)
-        if how.rho > 0:
-            g = gsam(theta, g, gradient_at, how.rho, how.alpha)
+            def gradient_at(w: Tensor) -> Tensor:
+                leaf = w.detach().requires_grad_()
+                return gradients(pieces, len(rows), lambda piece: F.cross_entropy(self.net(leaf, x[piece]), y[piece], reduction="sum") / len(rows), [leaf])[1][0]
+
+            how, g = self.teaching, gradient_at(theta)
+            return gsam(theta, g, gradient_at, how.rho, how.alpha) if how.rho > 0 else g
+
+        return Replay(slope, run.device, run.notes)
+
+    def _step(self, theta: Tensor, velocity: Tensor | None, rows: Tensor, key: Iterable[int], slope: Replay) -> tuple[Tensor, Tensor | None]:
+        omega = self.real.modality.augment(self.run.rng("expert", *key, "omega"), len(rows)) if self.teaching.augment else None
+        how, g = self.teaching, slope(theta, rows, self.real.labels[rows], omega)
         if how.momentum:
-            velocity = g if velocity is None else how.momentum * velocity + g
+            velocity = g.clone() if velocity is None else how.momentum * velocity + g
             g = velocity
         return theta - how.lr * g, velocity
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -13,12 +15,14 @@ from torch import Tensor
 
 from ..data.task import Real
 from ..labels import Hard, Labels
-from ..memory import Pieces, gradients
+from ..memory import Pieces
 from ..modalities import Modality
 from ..nets import Net
 from ..precision import Precision, computing
+from ..replay import sent
 from ..rng import rng
 from ..run import Flops
+from .slopes import Slopes
 
 
 @dataclass(frozen=True)
@@ -71,17 +75,17 @@ def fit(net: Net, examples: Examples, labels: Labels, schedule: Schedule, seed: 
     """
     n, size = len(examples), min(schedule.batch, len(examples))
     net.to(device).train()
-    parameters = list(net.parameters())
-    optimizer = torch.optim.SGD(parameters, lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay, nesterov=schedule.momentum > 0, fused=True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay, nesterov=schedule.momentum > 0, fused=True)
     whole = examples.read(torch.arange(n)).to(device) if n <= 4 * size else None  # a tiny set is decoded once
 
     def read(rows: Tensor) -> Tensor:
-        return whole[rows.to(device)] if whole is not None else examples.read(rows).to(device)
+        return whole[sent(rows, device)] if whole is not None else examples.read(rows, device) if isinstance(examples, Real) else sent(examples.read(rows), device)
 
     pieces = pieces or Pieces(size)
+    slopes = Slopes(net, pieces, device, labels.loss, partial(computing, schedule.precision, torch.device(device)))
     counter, start = Flops(), time.perf_counter()
     per_epoch = n // size
-    shuffled, group = -1, torch.arange(size)
+    shuffled = -1
     for step in steps(schedule.steps):
         epoch, at = divmod(step, per_epoch)
         if epoch != shuffled:
@@ -89,27 +93,15 @@ def fit(net: Net, examples: Examples, labels: Labels, schedule: Schedule, seed: 
         rows = order[at * size : (at + 1) * size]
         if isinstance(examples, Real):
             examples.expect(order[(at + 1) * size : (at + 2) * size])
-        x = labels.show(read, rows, epoch)
+        x, omega = labels.show(read, rows, epoch), None
         if x is None:
-            x = read(rows)
-            if schedule.augment:
-                x = examples.modality.augment(rng(seed, "omega", step), size)(x, group)
-        asked = [part.to(device) for part in labels.ask_about(x, rows, epoch)]
-
-        def loss_sum(piece: slice, x: Tensor = x, asked: list[Tensor] = asked, at: float = step / schedule.steps) -> Tensor:
-            with computing(schedule.precision, x.device):
-                logits = net(x[piece])
-            return labels.loss(logits.to(x.dtype), *(part[piece] for part in asked), at=at).sum() / size
-
+            x, omega = read(rows), examples.modality.augment(rng(seed, "omega", step), size) if schedule.augment else None
+            if omega is not None and not labels.steady:
+                x, omega = omega(x, torch.arange(size)), None
+        asked = [sent(part, device) for part in labels.ask_about(x, rows, epoch)]
         optimizer.param_groups[0]["lr"] = schedule.lr_at(step)
-        if counter.total == 0:
-            with counter:
-                _, grads = gradients(pieces, size, loss_sum, parameters)
-        else:
-            _, grads = gradients(pieces, size, loss_sum, parameters)
-        for parameter, gradient in zip(parameters, grads, strict=True):
-            parameter.grad = gradient
-        optimizer.step()
+        with counter if step == 0 else nullcontext():
+            slopes.step(optimizer, x, omega, *asked, at=0.0 if labels.steady else step / schedule.steps)
     optimizer.zero_grad(set_to_none=True)
     return Fitted(net.eval(), time.perf_counter() - start, float(counter.total) * schedule.steps, tuple(pieces.notes))
 
@@ -124,7 +116,7 @@ def predict(net: Net, x: Tensor) -> Tensor:
 def accuracy(net: Net, examples: Examples, labels: Tensor, *, batch: int = 128, device: torch.device | str = "cpu") -> float:
     """The fraction of examples a net labels right. Never for a test split: see `evaluate`."""
     net.eval()
-    right = sum(int((predict(net, examples.read(rows).to(device)).cpu() == labels[rows]).sum()) for rows in torch.arange(len(labels)).split(batch))
+    right = sum(int((predict(net, sent(examples.read(rows), device)).cpu() == labels[rows]).sum()) for rows in torch.arange(len(labels)).split(batch))
     return right / len(labels)
 
 

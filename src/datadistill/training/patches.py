@@ -59,7 +59,7 @@ class Patches:
 
         def cropped(rows: Tensor, which: Tensor) -> Tensor:
             """Crops `which` (k,) of examples[rows] (k,), at 1/f of the sides."""
-            whole = look(real.read(examples[rows]).to(run.device), boxes[rows, which], torch.zeros(len(rows), dtype=torch.bool))
+            whole = look(real.read(examples[rows], run.device), boxes[rows, which], torch.zeros(len(rows), dtype=torch.bool))
             return shrunk(whole, f)
 
         @torch.no_grad()

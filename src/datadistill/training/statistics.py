@@ -71,7 +71,7 @@ def _pass(net: nets.Net, layers: list[nn.Module], real: Real, run: Run, side: in
 
         def look(piece: slice, own: Tensor = own) -> list[Sums]:
             with taps:
-                net(real.read(own[piece]).to(run.device))
+                net(real.read(own[piece], run.device))
             return list(taps.seen)
 
         for seen in pieces.map(len(own), look):

@@ -11,19 +11,21 @@ import copy
 import hashlib
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import nets, precision, store
 from ..data.task import Real
 from ..errors import UsageError
-from ..memory import Pieces, gradients
+from ..memory import Pieces
+from ..replay import sent
 from ..run import Run
 from .embedding import content_key, narrow
 from .fit import accuracy
+from .slopes import Slopes
 
 BLOCKS = 8
 State = dict[str, Tensor]
@@ -119,14 +121,15 @@ class Teacher:
             if average is not None:
                 average.load_state_dict(part(before, "ema"))
         first, last = block * self.block, min((block + 1) * self.block, how.epochs)
-        pieces = Pieces(self.size, "batch of the teacher", run.notes)
+        slopes = Slopes(net, Pieces(self.size, "batch of the teacher", run.notes), run.device, computing=partial(precision.training, run.device))
         stopped = False
         for step in run.steps((last - first) * self.per_epoch, label=f"training the teacher, epochs {first + 1} to {last} of {how.epochs}"):
             epoch, at = first + step // self.per_epoch, step % self.per_epoch
             if stopped:
                 continue
             optimizer.param_groups[0]["lr"] = how.lr_at(epoch * self.per_epoch + at, how.epochs * self.per_epoch)
-            self._step(net.train(), parameters, optimizer, pieces, epoch, at)
+            net.train()
+            self._step(slopes, optimizer, epoch, at)
             if average is not None:
                 _follow(average, net, how.ema)
             if at == self.per_epoch - 1 and how.patience is not None and self.val is not None:
@@ -150,24 +153,14 @@ class Teacher:
             return torch.optim.AdamW(parameters, weight_decay=self.how.weight_decay)
         return torch.optim.SGD(parameters, momentum=0.9, nesterov=True, weight_decay=self.how.weight_decay)
 
-    def _step(self, net: nets.Net, parameters: list[Tensor], optimizer: torch.optim.Optimizer, pieces: Pieces, epoch: int, at: int) -> None:
+    def _step(self, slopes: Slopes, optimizer: torch.optim.Optimizer, epoch: int, at: int) -> None:
         run, key = self.run, ("teacher", self.family, self.member)
         if self.shuffled != epoch:
             self.order, self.shuffled = torch.randperm(len(self.real), generator=run.rng(*key, "order", epoch)), epoch
         rows = self.order[at * self.size : (at + 1) * self.size]
         self.real.expect(self.order[(at + 1) * self.size : (at + 2) * self.size])
-        x, y = self.real.read(rows).to(run.device), self.real.labels[rows].to(run.device)
-        if self.how.augment:
-            x = self.real.modality.augment(run.rng(*key, "omega", epoch, at), len(rows))(x, torch.arange(len(rows)))
-
-        def loss_sum(piece: slice) -> Tensor:
-            with precision.training(run.device):
-                logits = net(x[piece])
-            return F.cross_entropy(logits.float(), y[piece], reduction="sum") / len(rows)
-
-        for p, g in zip(parameters, gradients(pieces, len(rows), loss_sum, parameters)[1], strict=True):
-            p.grad = g
-        optimizer.step()
+        omega = self.real.modality.augment(run.rng(*key, "omega", epoch, at), len(rows)) if self.how.augment else None
+        slopes.step(optimizer, self.real.read(rows, run.device), omega, sent(self.real.labels[rows], run.device))
 
 
 def part(state: State, name: str) -> State:

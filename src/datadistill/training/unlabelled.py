@@ -77,7 +77,7 @@ def _train(psi: nets.Net, real: Real, run: Run, how: Contrast, epochs: range, be
         epoch, at = epochs.start + step // per_epoch, step % per_epoch
         if shuffled != epoch:
             order, shuffled = torch.randperm(len(real), generator=run.rng("backbone", "order", epoch)), epoch
-        x = real.read(order[at * size : (at + 1) * size]).to(run.device)
+        x = real.read(order[at * size : (at + 1) * size], run.device)
         optimizer.param_groups[0]["lr"] = rates.lr_at(epoch * per_epoch + at, how.epochs * per_epoch)
         optimizer.zero_grad(set_to_none=True)
         views = [_view(x, real, how, run.rng("backbone", "view", side, epoch, at)) for side in range(2)]
@@ -111,7 +111,7 @@ def probed(psi: nets.Net, real: Real, run: Run, epochs: int = 30, batch: int = 2
 def _probe(psi: nets.Net, real: Real, run: Run, epochs: int, batch: int, lr: float) -> dict[str, Tensor]:
     """Softmax regression by SGD on standardised features, brought back to features as they are."""
     with torch.no_grad():
-        seen = Pieces(CHUNK, "chunk of examples to embed", run.notes).map(len(real), lambda piece: psi.embed(real.read(torch.arange(len(real))[piece]).to(run.device)).float().cpu())
+        seen = Pieces(CHUNK, "chunk of examples to embed", run.notes).map(len(real), lambda piece: psi.embed(real.read(torch.arange(len(real))[piece], run.device)).float().cpu())
         h = torch.cat(seen)
         mean, deviation = h.mean(0), h.std(0, correction=0).clamp(min=1e-6)
         h = (h - mean) / deviation
