@@ -50,7 +50,7 @@ def test_every_method_makes_there_what_it_makes_on_a_cpu(name, case, task):
     assert there.shape == here.shape and torch.isfinite(there.nan_to_num()).all()
     assert not [note for note in run.notes if "recorded" in note], run.notes
     scale = 255 if task.modality.name == "image" else float(here.nan_to_num().std())
-    assert float((there - here).nan_to_num().abs().mean()) < 0.02 * scale
+    assert float((there - here).nan_to_num().abs().median()) < 0.01 * scale  # a choice among near equals may fall otherwise
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -64,6 +64,17 @@ def test_replayed_is_step_by_step(name, monkeypatch):
     monkeypatch.setattr(Replay, "_record", lambda self, *a: None)
     plain, _ = made(name, case, TASKS["image"])
     assert float((replayed - plain).abs().mean()) < 0.5  # of 255
+
+
+@pytest.mark.parametrize("name", ["dm", "dsa", "ncfm"])
+def test_bfloat16_points_where_float32_does(name):
+    """The first step of S, through a net that is as wide as the papers'."""
+    task, moves = TASKS["image"], []
+    for precision in ("float32", "bfloat16"):
+        case = {**CASES[name][0], "iterations": 1, "width": 128, "real_batch": 8, "sampling": "random", "init": "real", "precision": precision}
+        syn, start = methods.get(name, **case).distill(task, Run(0, device="cuda")), methods.get(name, **{**case, "lr": 0.0}).distill(task, Run(0, device="cuda"))
+        moves.append((syn.x - start.x).detach().flatten())
+    assert not torch.equal(*moves) and torch.cosine_similarity(*moves, dim=0) > 0.95
 
 
 def test_a_recording_takes_what_it_is_given_each_time():

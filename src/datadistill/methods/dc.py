@@ -29,7 +29,7 @@ from torch import Tensor
 from ..data.task import Task
 from ..match import gradient
 from ..modalities import Augmentation
-from ..replay import Replay, sent
+from ..replay import Replay, abreast, sent
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..training.slopes import Slopes
@@ -112,26 +112,39 @@ def class_losses(logits: Callable[[Tensor, Tensor], Tensor]) -> gradient.Losses:
     return lambda x, c: F.cross_entropy(logits(x, c), c.to(x.device), reduction="sum")
 
 
-def class_match(losses: Callable[[Augmentation], gradient.Losses], weights: list, task: Task, run: Run, pieces, kind: gradient.Distance = "cosine") -> Replay:
-    """(indices into task.train, the class of each, omega, x (k, *shape), its classes (k,)) -> (D, dD/dx) for one class; losses(omega): under it."""
+Classes = list[tuple[Tensor, ...]]
+"""Of each class: real examples (indices into task.train) and their labels (k,), and the items (n,) of x and their labels."""
 
-    def match(real: Tensor, c: Tensor, omega: Augmentation, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+
+def class_match(losses: Callable[[Augmentation], gradient.Losses], weights: list, task: Task, run: Run, pieces, kind: gradient.Distance = "cosine") -> Replay:
+    """(`Classes`, omega, x (m, *shape)) -> (sum over these classes of D, its gradient by the items of each): no graph outlives its class.
+
+    losses(omega)   what the net says under it
+    """
+
+    def match(classes: Classes, omega: Augmentation, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         seen = losses(omega)
-        target = gradient.mean_gradient(seen, lambda piece: task.train.read(real[piece], run.device), c, weights, pieces)
-        return gradient.descent(seen, x, y, weights, target, pieces, kind)
+
+        def one(real: Tensor, c: Tensor, rows: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            target = gradient.mean_gradient(seen, lambda piece: task.train.read(real[piece], run.device), c, weights, pieces)
+            return gradient.descent(seen, x[rows], y, weights, target, pieces, kind)
+
+        found = abreast([partial(one, *own) for own in classes])
+        return torch.stack([value for value, _ in found]).sum(), [pull for _, pull in found]
 
     return Replay(match, run.device, run.notes)
 
 
-def match_classes(match: Callable, real: list[tuple[int, Tensor]], omega: Augmentation, x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-    """(sum over these classes of D, its gradient by all of x (m, *shape)): one class after the other, no graph outlives its class.
+def match_classes(match: Callable, real: list[tuple[int, Tensor]], omega: Augmentation, x: Tensor, y: Tensor, task: Task, together: int = 16) -> tuple[Tensor, Tensor]:
+    """(sum over these classes of D, its gradient by all of x (m, *shape)).
 
-    match   `class_match`      real   (class, indices into task.train)      y  (m,) the class of each example of x
+    match   `class_match`, which is given so many classes `together`      real   (class, indices into task.train)      y  (m,) the class of each example of x
     """
     total, pull = x.new_zeros(()), torch.zeros_like(x)
-    for c, indices in real:
-        rows = (y == c).nonzero().squeeze(1)
-        there = sent(rows, x.device)
-        loss, own = match(indices, task.train.labels[indices], omega, x.detach()[there], y[rows])
-        total, pull[there] = total + loss, own
+    rows = [(y == c).nonzero().squeeze(1) for c, _ in real]
+    classes = [(indices, task.train.labels[indices], own, y[own]) for (_, indices), own in zip(real, rows, strict=True)]
+    for k in range(0, len(classes), together):
+        value, parts = match(classes[k : k + together], omega, x.detach())
+        total = total + value
+        pull[sent(torch.cat(rows[k : k + together]), x.device)] = torch.cat(parts)
     return total, pull

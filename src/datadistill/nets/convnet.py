@@ -10,11 +10,22 @@ from __future__ import annotations
 import math
 from typing import ClassVar, final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import ChannelsLast, Net
 from .pool import Halve
+
+
+class InstanceNorm(nn.GroupNorm):
+    """A group for each channel. On a GPU, what convolutions computed in bfloat16 and nobody differentiates stays so; the moments are float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cuda or x.dtype != torch.bfloat16 or torch.is_grad_enabled():
+            return super().forward(x)
+        with torch.autocast("cuda", enabled=False):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
 @final
@@ -32,7 +43,7 @@ class ConvNet(Net):
         blocks: list[nn.Module] = []
         for k in range(depth):
             padding = (1 + extra[0], 1 + extra[1]) if k == 0 else 1
-            blocks += [nn.Conv2d(channels, width, 3, padding=padding), nn.GroupNorm(width, width), nn.ReLU(inplace=True), Halve()]
+            blocks += [nn.Conv2d(channels, width, 3, padding=padding), InstanceNorm(width, width), nn.ReLU(inplace=True), Halve()]
             channels = width
             sides = [(side + 2 * (extra[a] if k == 0 else 0)) // 2 for a, side in enumerate(sides)]
         self.features = nn.Sequential(*blocks)
