@@ -10,6 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from datadistill import methods
+
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 COLOURS = {"selection": "#555", "gradient": "#1b9e77", "distribution": "#d95f02", "trajectory": "#7570b3", "kernel": "#e7298a", "decoupled": "#1f78b4", "generative": "#a6761d"}
 SMALL = ("digits", "pneumoniamnist")
@@ -104,6 +106,20 @@ def crossed() -> tuple[list[str], list[list[object]]]:
             students = list(row.get("students", students))
             table.append([where(found), f"`{name}`", *(interval(row["students"][s]) for s in row.get("students", ()))])
     return ["data, items per class", "method", *students], table
+
+
+def at_paper_scale() -> tuple[list[str], list[list[object]]]:
+    """(head, rows): of each method and budget the set half way and at the end, and the paper's number."""
+    (found,) = results("paper_scale.json")
+    table: list[list[object]] = []
+    for cell, row in found["cells"].items():
+        name, _, ipc = cell.partition(":")
+        paper = methods.get(name).iterations if "iterations" in row["settings"] else None
+        steps = f"{row['settings']['iterations']:,} of {paper:,}" if paper else ""
+        half, last = (interval(row["accuracy"][when]) if when in row["accuracy"] else "" for when in ("half", "last"))
+        table.append([int(ipc), f"`{name}`", steps, half, last, row["published"] or "", round(row["seconds"])])
+    table.sort(key=lambda row: row[0])
+    return ["items per class", "method", "iterations", "half way", "at the end", "published", "seconds"], table
 
 
 def lengths() -> dict[tuple[str, str], dict[int, dict[str, Any]]]:

@@ -123,7 +123,7 @@ def commands_each() -> Iterator[str]:
     yield ""
 
 
-PARTS = {"measured": measured(board.rows), "small": measured(partial(board.rows, "small")), "tables": measured(partial(board.rows, "tabular")), "forms": measured(board.forms), "decoupled": measured(board.decoupled), "crossed": measured(board.crossed), "steps": measured(board.by_steps), "steady": measured(board.steady), "methods_overview": methods_overview, "methods_each": methods_each, "commands_each": commands_each}
+PARTS = {"measured": measured(board.rows), "small": measured(partial(board.rows, "small")), "tables": measured(partial(board.rows, "tabular")), "forms": measured(board.forms), "decoupled": measured(board.decoupled), "crossed": measured(board.crossed), "paper_scale": measured(board.at_paper_scale), "steps": measured(board.by_steps), "steady": measured(board.steady), "methods_overview": methods_overview, "methods_each": methods_each, "commands_each": commands_each}
 
 
 def fresh(text: str) -> str:

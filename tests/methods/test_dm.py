@@ -12,6 +12,7 @@ from datadistill import methods, nets
 from datadistill.data.task import Budget, Real, Task
 from datadistill.errors import UsageError
 from datadistill.methods import DM
+from datadistill.methods.matching import Fresh
 from datadistill.modalities import Image
 from datadistill.rng import rng
 from datadistill.run import Run
@@ -151,3 +152,17 @@ def test_a_first_step_of_adam_is_the_learning_rate_whatever_the_budget(ipc):
     start = SyntheticSet.init(task, "real", rng(0, "init")).x.detach()
     moved = (DM(**LITTLE, optimizer="adam", lr=0.01).distill(task, Run(0)).x.detach() - start).abs()
     assert float(moved.max()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_fresh_network_is_the_one_of_its_name_and_stays_where_it_is():
+    task, run, method = tiny_tasks()["image"], Run(0), DM(width=4)
+    fresh = Fresh(method, task, run)
+    places = [p.data_ptr() for p in fresh.net.parameters()]
+    for k in (3, 1, 3):
+        drawn = fresh.draw("theta", k)
+        assert [p.data_ptr() for p in drawn.parameters()] == places
+        for own, named in zip(drawn.parameters(), method.network(task, run, "theta", k).parameters(), strict=True):
+            assert torch.equal(own, named)
+    other = method.network(task, run, "theta", 8)
+    nets.take_(fresh.net, other)
+    assert all(torch.equal(a, b) for a, b in zip(fresh.net.parameters(), other.parameters(), strict=True)) and [p.data_ptr() for p in fresh.net.parameters()] == places

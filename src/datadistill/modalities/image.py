@@ -126,7 +126,8 @@ class Siamese(NamedTuple):
         if not present:
             return x
         if len(present) == 1:
-            return getattr(self, "_" + OPERATIONS[present[0]])(x, u)
+            one = present[0] == OPERATIONS.index("crop") and bool((u == u[0]).all())
+            return getattr(self, "_window" if one else "_" + OPERATIONS[present[0]])(x, u)
         where = [(op == k).nonzero().squeeze(1) for k in present]
         parts = [getattr(self, "_" + OPERATIONS[k])(x[rows], u[rows]) for k, rows in zip(present, where, strict=True)]
         return torch.cat(parts)[torch.argsort(torch.cat(where))]
@@ -151,17 +152,23 @@ class Siamese(NamedTuple):
     def _crop(x: Tensor, u: Tensor) -> Tensor:
         """Shift by up to an eighth of the side each way, zeros coming in (zero is the mean colour)."""
         n, _, h, w = x.shape
-        ph, pw = int(h * 0.125 + 0.5), int(w * 0.125 + 0.5)
-        dy = (u[:, 0] * (2 * ph + 1)).long()
-        dx = (u[:, 1] * (2 * pw + 1)).long()
-        padded = F.pad(x, (pw, pw, ph, ph))
-        if n and x.device.type == "cpu" and bool((dy == dy[0]).all() & (dx == dx[0]).all()):  # one group: a view is enough
-            y0, x0 = int(dy[0]), int(dx[0])
-            return padded[:, :, y0 : y0 + h, x0 : x0 + w]
+        padded, dy, dx = Siamese._shifts(x, u)
         rows = dy[:, None] + torch.arange(h, device=x.device)
         cols = dx[:, None] + torch.arange(w, device=x.device)
         at = torch.arange(n, device=x.device)
         return padded[at[:, None, None], :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+
+    @staticmethod
+    def _window(x: Tensor, u: Tensor) -> Tensor:
+        """A crop that is the same for all, for which a view is enough."""
+        padded, dy, dx = Siamese._shifts(x, u[:1])
+        return padded.narrow(2, int(dy), x.shape[2]).narrow(3, int(dx), x.shape[3])
+
+    @staticmethod
+    def _shifts(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x with zeros around it; where each window begins, from above and from the left."""
+        ph, pw = (int(side * 0.125 + 0.5) for side in x.shape[2:])
+        return F.pad(x, (pw, pw, ph, ph)), (u[:, 0] * (2 * ph + 1)).long(), (u[:, 1] * (2 * pw + 1)).long()
 
     @staticmethod
     def _cutout(x: Tensor, u: Tensor) -> Tensor:
