@@ -55,7 +55,7 @@ class Real:
         memory at most; else what is asked for travels as it is stored."""
         held = self._near(torch.device(device))
         if not isinstance(held, Tensor):
-            return self.modality.read(sent(held[indices], device))
+            return self.modality.read(sent(held[indices.cpu()], device))
         return self.modality.read(sent(held.index_select(0, sent(indices, held.device)), device))  # several times as fast as [indices]
 
     def _near(self, device: torch.device) -> Tensor | OnDisk | Standin:

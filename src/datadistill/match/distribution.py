@@ -35,12 +35,16 @@ def means(embed: Embed, read: Callable[[slice], Tensor], classes: Tensor, n_clas
 
     @torch.no_grad()
     def part(piece: slice) -> None:
-        own = class_sums(embed(read(piece), classes[piece]), classes[piece], n_classes)
-        total[:] = torch._foreach_add(total, own) if total else own
+        add_(total, class_sums(embed(read(piece), classes[piece]), classes[piece], n_classes))
 
     pieces.map(len(classes), part)
     sums, counts = total
     return sums / counts.clamp(min=1)
+
+
+def add_(total: list[Tensor], own: Sequence[Tensor]) -> None:
+    """total += own, where an empty total is zero; the last thing that a piece does, which may be done again until then."""
+    total[:] = torch._foreach_add(total, own) if total else own
 
 
 def class_sums(features: Tensor, classes: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:

@@ -127,15 +127,18 @@ def align(f: distribution.Embed, size: int, real: Tensor, x: Tensor, y: Tensor, 
     """
     labels = task.train.labels[real]
 
-    @torch.no_grad()
-    def part(piece: slice) -> tuple[Tensor, Tensor, Tensor]:
-        features = f(task.train.read(real[piece], run.device), labels[piece])
-        return *distribution.class_sums(features, labels[piece], len(task.classes)), features[:, -size:] / 2**0.5
+    sums: list[Tensor] = []
 
-    sums, counts, last = zip(*pieces.map(len(real), part), strict=True)
-    total, count = sum(sums), sum(counts)
+    @torch.no_grad()
+    def part(piece: slice) -> Tensor:
+        features = f(task.train.read(real[piece], run.device), labels[piece])
+        last = features[:, -size:] / 2**0.5
+        distribution.add_(sums, distribution.class_sums(features, labels[piece], len(task.classes)))
+        return last
+
+    last, labels = torch.cat(pieces.map(len(real), part)), labels.to(x.device)
+    total, count = sums
     target, own = total / count.clamp(min=1), (count > 0).to(total)
-    last, labels = torch.cat(last), labels.to(x.device)
 
     def loss(features: Tensor) -> Tensor:
         centres = distribution.class_means(features, y, target)
