@@ -135,17 +135,16 @@ class Experts:
         return self._ordered[1]
 
     def _slope(self, run: Run) -> Replay:
-        """(theta, rows, the class of each, omega) -> the direction that theta goes along."""
+        """(theta, x (n, *shape), the class of each, omega or none) -> the direction that theta goes along."""
         pieces = Pieces(self.teaching.batch, "batch of experts", run.notes)
 
-        def slope(theta: Tensor, rows: Tensor, y: Tensor, omega: Augmentation | None) -> Tensor:
-            x = self.real.read(rows, run.device)
-            if omega is not None:
-                x = omega(x, torch.arange(len(x), device=x.device))
+        def slope(theta: Tensor, x: Tensor, y: Tensor, omega: Augmentation | None) -> Tensor:
+            n = len(x)
+            shown = x if omega is None else omega(x, torch.arange(n, device=x.device))
 
             def gradient_at(w: Tensor) -> Tensor:
                 leaf = w.detach().requires_grad_()
-                return gradients(pieces, len(rows), lambda piece: F.cross_entropy(self.net(leaf, x[piece]), y[piece], reduction="sum") / len(rows), [leaf])[1][0]
+                return gradients(pieces, n, lambda piece: F.cross_entropy(self.net(leaf, shown[piece]), y[piece], reduction="sum") / n, [leaf])[1][0]
 
             how, g = self.teaching, gradient_at(theta)
             return gsam(theta, g, gradient_at, how.rho, how.alpha) if how.rho > 0 else g
@@ -154,7 +153,7 @@ class Experts:
 
     def _step(self, theta: Tensor, velocity: Tensor | None, rows: Tensor, key: Iterable[int], slope: Replay) -> tuple[Tensor, Tensor | None]:
         omega = self.real.modality.augment(self.run.rng("expert", *key, "omega"), len(rows)) if self.teaching.augment else None
-        how, g = self.teaching, slope(theta, rows, self.real.labels[rows], omega)
+        how, g = self.teaching, slope(theta, self.real.read(rows, self.run.device), self.real.labels[rows], omega)
         if how.momentum:
             velocity = g.clone() if velocity is None else how.momentum * velocity + g
             g = velocity
