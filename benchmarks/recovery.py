@@ -115,7 +115,8 @@ def measure(family: str, width: int, batch: int, repeats: int) -> dict:
 
     from datadistill import allocator, nets
     from datadistill.rng import rng
-    from datadistill.training.recover import Canvas, Guide, Recovery, _loss, in_halves
+    from datadistill.precision import in_halves
+    from datadistill.training.recover import Canvas, Guide, Recovery, _loss
     from datadistill.training.targets import Running
 
     allocator.tune()
