@@ -114,8 +114,8 @@ def measure(family: str, width: int, batch: int, repeats: int) -> dict:
     import torch.nn.functional as F
 
     from datadistill import allocator, nets
-    from datadistill.rng import rng
     from datadistill.precision import in_halves
+    from datadistill.rng import rng
     from datadistill.training.recover import Canvas, Guide, Recovery, _loss
     from datadistill.training.targets import Running
 
