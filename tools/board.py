@@ -117,7 +117,7 @@ def at_paper_scale() -> tuple[list[str], list[list[object]]]:
         paper = methods.get(name).iterations if "iterations" in row["settings"] else None
         steps = f"{row['settings']['iterations']:,} of {paper:,}" if paper else ""
         half, last = (interval(row["accuracy"][when]) if when in row["accuracy"] else "" for when in ("half", "last"))
-        table.append([int(ipc), f"`{name}`", steps, half, last, row["published"] or "", round(row["seconds"])])
+        table.append([int(ipc), called(name), steps, half, last, row["published"] or "", round(row["seconds"])])
     table.sort(key=lambda row: row[0])
     return ["items per class", "method", "iterations", "half way", "at the end", "published", "seconds"], table
 
