@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from .errors import Resources
+from .match.pieces import add_
 
 T = TypeVar("T")
 
@@ -65,8 +66,7 @@ def gradients(pieces: Pieces, n: int, loss_sum: Callable[[slice], Tensor], param
 
     def one(piece: slice) -> Tensor:
         loss = loss_sum(piece)
-        parts = torch.autograd.grad(loss, parameters)
-        total[:] = torch._foreach_add(total, parts) if total else parts
+        add_(total, torch.autograd.grad(loss, parameters))
         return loss.detach()
 
     return torch.stack(pieces.map(n, one)).sum(), total

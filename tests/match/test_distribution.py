@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from datadistill.match import distribution
+from datadistill.match.pieces import KEPT
 from datadistill.memory import Pieces
 from datadistill.rng import rng
 
@@ -99,7 +100,7 @@ def test_an_example_goes_through_the_net_once_where_its_graph_is_kept_and_twice_
     for limit in (100, 3, 2, 1):
         seen.clear()
         distribution.descent(counting, x, SYN, target, Pieces(limit))
-        assert sum(seen) == len(SYN) + max(0, len(SYN) - distribution.KEPT * limit)
+        assert sum(seen) == len(SYN) + max(0, len(SYN) - KEPT * limit)
 
 
 @pytest.mark.parametrize("way", ["there", "back"])

@@ -487,7 +487,9 @@ def test_the_first_step_size_is_the_one_that_brings_students_nearest():
     alpha = method.rate(run, lambda key, rate: (rate - best).abs() if key[1] else torch.tensor(math.nan) if rate > 0.1 else rate * 0)
     assert float(alpha().detach()) == pytest.approx(best)
     syn = method.distill(task, Run(0))
-    assert 0.01 / 17 < syn.recipe.lr < 0.17
+    assert 0.009 < syn.recipe.lr < 0.17
+    still = method.rate(run, lambda key, rate: rate)  # where students had better stand still, they learn something from S all the same
+    assert float(still().detach()) == pytest.approx(0.01)
     assert float(methods.get("mtt", alpha=0.003).rate(run, None)().detach()) == pytest.approx(0.003)
 
 

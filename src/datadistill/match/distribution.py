@@ -7,22 +7,14 @@ of each of them; once that is known, examples can go through psi in pieces of an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from .pieces import Checkpointed, Pieces, add_
+
 Embed = Callable[[Tensor, Tensor], Tensor]
 """psi(omega(x)): x (n, *shape) and the class of each (n,) -> (n, features). Every example by itself: no batch norm."""
-KEPT = 4  # pieces of S whose graphs are kept
-
-
-class Pieces(Protocol):
-    """How work is cut up: `map(n, work)` calls work on slices, of `limit` at most, that cover range(n), again on half as much when memory runs out."""
-
-    limit: int
-
-    def map(self, n: int, work: Callable[[slice], object]) -> list: ...
 
 
 def means(embed: Embed, read: Callable[[slice], Tensor], classes: Tensor, n_classes: int, pieces: Pieces) -> Tensor:
@@ -40,11 +32,6 @@ def means(embed: Embed, read: Callable[[slice], Tensor], classes: Tensor, n_clas
     pieces.map(len(classes), part)
     sums, counts = total
     return sums / counts.clamp(min=1)
-
-
-def add_(total: list[Tensor], own: Sequence[Tensor]) -> None:
-    """total += own, where an empty total is zero; the last thing that a piece does, which may be done again until then."""
-    total[:] = torch._foreach_add(total, own) if total else own
 
 
 def class_sums(features: Tensor, classes: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
@@ -76,34 +63,18 @@ def class_means(features: Tensor, classes: Tensor, absent: Tensor) -> Tensor:
 def through(embed: Embed, x: Tensor, classes: Tensor, loss: Callable[[Tensor], Tensor], pieces: Pieces, also: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
     """(L, dL/dx, and dL by each of `also`) for L = loss(features (n, features) of all of x): a loss that mixes examples, through an
     embedding that does not. `also`: what else the loss depends on, such as learned labels.
-
-    The graphs of the first KEPT pieces are kept for the way back, unless memory runs out; those of the others are made again.
     """
-    limit, graphs = pieces.limit, {}
 
-    def with_graph(piece: slice) -> tuple[Tensor, Tensor]:
+    def part(piece: slice, graph: bool) -> tuple[Tensor, list[Tensor]]:
         leaf = x[piece].detach().requires_grad_()
-        return leaf, embed(leaf, classes[piece])
+        with torch.set_grad_enabled(graph):
+            return leaf, [embed(leaf, classes[piece])]
 
-    def features_of(piece: slice) -> Tensor:
-        if pieces.limit < limit:
-            graphs.clear()
-        elif piece.stop <= KEPT * limit:
-            graphs[piece.start] = with_graph(piece)
-            return graphs[piece.start][1].detach()
-        with torch.no_grad():
-            return embed(x[piece].detach(), classes[piece])
-
-    def part(piece: slice) -> Tensor:
-        if pieces.limit < limit:
-            graphs.clear()
-        leaf, features = graphs.pop(piece.start, None) or with_graph(piece)
-        return torch.autograd.grad(features, leaf, pull[piece])[0]
-
-    features = torch.cat(pieces.map(len(x), features_of)).requires_grad_()
+    psi = Checkpointed(part, len(x), pieces)
+    features = torch.cat(psi.forward(lambda outputs: outputs[0])).requires_grad_()
     value = loss(features)
     pull, *others = torch.autograd.grad(value, [features, *also])
-    return value.detach(), torch.cat(pieces.map(len(x), part)), *others
+    return value.detach(), torch.cat(psi.backward(lambda piece: [pull[piece]])), *others
 
 
 @torch.no_grad()

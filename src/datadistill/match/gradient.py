@@ -8,21 +8,18 @@ fixed once g_S is known, dD/dx = d<g_S, v>/dx: examples can go through the net i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from .pieces import Checkpointed, Pieces, add_
 
 Losses = Callable[[Tensor, Tensor], Tensor]
 """x (n, *shape) and the class of each (n,) -> the sum of the net's losses on them. Every example by itself: no batch norm."""
 
 Distance = Literal["cosine", "mse", "l1"]
-
-
-class Pieces(Protocol):
-    """How work is cut up: `map(n, work)` calls work on slices that cover range(n), again on half as much when memory runs out."""
-
-    def map(self, n: int, work: Callable[[slice], object]) -> list: ...
 
 
 def weights(net: nn.Module, *, head: bool = True) -> list[nn.Parameter]:
@@ -57,8 +54,7 @@ def mean_gradient(losses: Losses, read: Callable[[slice], Tensor], classes: Tens
     total: list[Tensor] = []
 
     def part(piece: slice) -> None:
-        own = torch.autograd.grad(losses(read(piece), classes[piece]) / len(classes), weights)
-        total[:] = torch._foreach_add(total, own) if total else own
+        add_(total, torch.autograd.grad(losses(read(piece), classes[piece]) / len(classes), weights))
 
     pieces.map(len(classes), part)
     return total
@@ -66,35 +62,16 @@ def mean_gradient(losses: Losses, read: Callable[[slice], Tensor], classes: Tens
 
 def descent(losses: Losses, x: Tensor, classes: Tensor, weights: Sequence[Tensor], target: Sequence[Tensor], pieces: Pieces,
             kind: Distance = "cosine") -> tuple[Tensor, Tensor]:
-    """(D, dD/dx) for the synthetic x (n, *shape) of these classes (n,), against the real gradients `target`.
+    """(D, dD/dx) for the synthetic x (n, *shape) of these classes (n,), against the real gradients `target`."""
+    n, source = len(x), []
 
-    If x fits in one piece the net runs once; else once more, for g_S.
-    """
-    n = len(x)
-
-    def with_graph(piece: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def part(piece: slice, graph: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         leaf = x[piece].detach().requires_grad_()
-        return leaf, torch.autograd.grad(losses(leaf, classes[piece]) / n, weights, create_graph=True)
+        return leaf, torch.autograd.grad(losses(leaf, classes[piece]) / n, weights, create_graph=graph)
 
-    def at_once(piece: slice) -> tuple[Tensor, Tensor] | None:
-        if piece.stop - piece.start < n:
-            return None
-        leaf, source = with_graph(piece)
-        value, pull = _pull(target, source, kind)
-        return value, torch.autograd.grad(source, leaf, pull)[0]
-
-    def part(piece: slice) -> Tensor:
-        leaf, source = with_graph(piece)
-        return torch.autograd.grad(source, leaf, pull)[0]
-
-    if (done := pieces.map(n, at_once)[0]) is not None:
-        return done
-    value, pull = _pull(target, mean_gradient(losses, lambda piece: x[piece].detach(), classes, weights, pieces), kind)
-    return value, torch.cat(pieces.map(n, part))
-
-
-def _pull(target: Sequence[Tensor], source: Sequence[Tensor], kind: Distance) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """(D, dD/dsource)."""
-    leaves = [s.detach().requires_grad_() for s in source]
+    g_S = Checkpointed(part, n, pieces)
+    g_S.forward(partial(add_, source))
+    leaves = [g.requires_grad_() for g in source]
     value = distance(target, leaves, kind)
-    return value.detach(), torch.autograd.grad(value, leaves)
+    pull = torch.autograd.grad(value, leaves)
+    return value.detach(), torch.cat(g_S.backward(lambda piece: pull))

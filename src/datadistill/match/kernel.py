@@ -12,20 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .pieces import Checkpointed, Pieces
+
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """x (n, *shape), x' (m, *shape) -> (n, m), differentiable in both; every pair by itself."""
-
-
-class Pieces(Protocol):
-    """How work is cut up: `map(n, work)` calls work on slices that cover range(n), again on half as much when memory runs out."""
-
-    def map(self, n: int, work: Callable[[slice], object]) -> list: ...
 
 
 # -- regression ---------------------------------------------------------------------------------------------------------
@@ -83,43 +78,21 @@ def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, steps: int
 
 
 def descent(kernel: Kernel, s: Tensor, t: Tensor, loss: Callable[[Tensor, Tensor], Tensor], pieces: Pieces, also: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
-    """(L, dL/ds, and dL by each of `also`) for L = loss(k_ss, k_ts), the kernel in rows that fit.
-
-    If all rows fit in one piece the kernel is computed once; else once more, for its values.
-    """
+    """(L, dL/ds, and dL by each of `also`) for L = loss(k_ss, k_ts), the kernel in rows that fit: once if all of them do, else twice."""
     n = len(s)
 
-    def rows(leaf: Tensor, piece: slice) -> Tensor:
+    def rows(piece: slice, graph: bool) -> tuple[Tensor, list[Tensor]]:
         """These rows of the kernel of s and t, one after the other, with s."""
+        leaf = s.detach().requires_grad_()
         own = [leaf[piece.start : piece.stop]] if piece.start < n else []
-        return kernel(torch.cat([*own, t[max(0, piece.start - n) : max(0, piece.stop - n)]]), leaf)
+        with torch.set_grad_enabled(graph):
+            return leaf, [kernel(torch.cat([*own, t[max(0, piece.start - n) : max(0, piece.stop - n)]]), leaf)]
 
-    def pull_of(k: Tensor) -> tuple[Tensor, ...]:
-        """(L, dL/dk, and by each of `also`)"""
-        leaf = k.detach().requires_grad_()
-        value = loss(leaf[:n], leaf[n:])
-        return value.detach(), *torch.autograd.grad(value, [leaf, *also])
-
-    def part(piece: slice) -> Tensor:
-        leaf = s.detach().requires_grad_()
-        return torch.autograd.grad(rows(leaf, piece), leaf, pull[piece])[0]
-
-    def at_once(piece: slice) -> tuple[Tensor, ...] | None:
-        if piece.stop - piece.start < n + len(t):
-            return None
-        leaf = s.detach().requires_grad_()
-        k = rows(leaf, piece)
-        value, pull, *others = pull_of(k)
-        return value, torch.autograd.grad(k, leaf, pull)[0], *others
-
-    @torch.no_grad()
-    def values(piece: slice) -> Tensor:
-        return rows(s.detach(), piece)
-
-    if (done := pieces.map(n + len(t), at_once)[0]) is not None:
-        return done
-    value, pull, *others = pull_of(torch.cat(pieces.map(n + len(t), values)))
-    return value, torch.stack(pieces.map(n + len(t), part)).sum(0), *others
+    gram = Checkpointed(rows, n + len(t), pieces, kept=0)
+    k = torch.cat(gram.forward(lambda outputs: outputs[0])).requires_grad_()
+    value = loss(k[:n], k[n:])
+    pull, *others = torch.autograd.grad(value, [k, *also])
+    return value.detach(), torch.stack(gram.backward(lambda piece: [pull[piece]])).sum(0), *others
 
 
 # -- infinitely wide networks -------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from torch import Tensor
 from .. import nets
 from ..data.task import Task
 from ..match import distribution
+from ..match.pieces import add_
 from ..memory import Pieces
 from ..nets.layers import hidden
 from ..run import Run
@@ -133,7 +134,7 @@ def align(f: distribution.Embed, size: int, real: Tensor, x: Tensor, y: Tensor, 
     def part(piece: slice) -> Tensor:
         features = f(task.train.read(real[piece], run.device), labels[piece])
         last = features[:, -size:] / 2**0.5
-        distribution.add_(sums, distribution.class_sums(features, labels[piece], len(task.classes)))
+        add_(sums, distribution.class_sums(features, labels[piece], len(task.classes)))
         return last
 
     last, labels = torch.cat(pieces.map(len(real), part)), labels.to(x.device)

@@ -26,6 +26,7 @@ from .. import nets
 from ..data.task import Task
 from ..labels import Soft
 from ..match import ridge
+from ..match.pieces import add_
 from ..memory import Pieces
 from ..modalities import Modality
 from ..run import Run
@@ -105,8 +106,7 @@ class LabelDistillation(Method):
         weights, total = [p for name, p in theta.named_parameters() if not name.startswith("head.")], []
 
         def part(piece: slice) -> None:
-            found = torch.autograd.grad(theta.embed(both[piece]), weights, pull[piece])
-            total[:] = torch._foreach_add(total, found) if total else found
+            add_(total, torch.autograd.grad(theta.embed(both[piece]), weights, pull[piece]))
 
         if weights:
             pieces.map(len(both), part)

@@ -9,7 +9,7 @@ Algorithm 1, in the paper's letters; tau* are expert trajectories, theta*_t an e
 
 Differences from the authors' code: dL/dS comes from a step-wise adjoint (the same gradient, in the memory of one step and the
 N states); alpha is learned as its logarithm, so that it stays positive, with slopes cut off at 5, and begins as the best of
-nine in a trial (theirs: alpha=0.01 or 0.001); S and alpha go down by Adam at one rate for all data, where theirs is SGD at a
+five in a trial (theirs: alpha=0.01 or 0.001); S and alpha go down by Adam at one rate for all data, where theirs is SGD at a
 rate between 1e2 and 1e5 for each data set (optimizer=sgd); each example of a minibatch draws its own augmentation; S is kept
 within legal values; N, M and T+ go by the ipc or, where that is more, by the share of the data that S is; experts are trained,
 with the same augmentation, only for the T+ - 1 + M epochs that are used, and on fewer than 20,480 examples in smaller batches;
