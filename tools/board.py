@@ -104,7 +104,7 @@ def crossed() -> tuple[list[str], list[list[object]]]:
     for found in results("cross_*.json"):
         for name, row in found["methods"].items():
             students = list(row.get("students", students))
-            table.append([where(found), f"`{name}`", *(interval(row["students"][s]) for s in row.get("students", ()))])
+            table.append([where(found), called(name), *(interval(row["students"][s]) for s in row.get("students", ()))])
     return ["data, items per class", "method", *students], table
 
 

@@ -30,18 +30,18 @@ def test_the_loss_is_as_steep_in_an_output_whatever_the_number_of_classes(classe
 
 
 @pytest.mark.parametrize("classes", [2, 10])
-def test_students_bear_the_step_sizes_of_the_board(classes):
-    """Twenty items that look alike, with outputs as FRePo begins with: at a rate of 0.1 they are fitted, and nothing comes apart."""
-    spec = Spec("image", (28, 28, 1), (1, 28, 28), "uint8", tuple(map(str, range(classes))))
+def test_students_bear_a_step_size_whatever_the_number_of_classes(classes):
+    """Twenty items that look alike, with outputs as FRePo begins with: at the lower of the board's rates they are fitted."""
+    spec = Spec("image", (1, 28, 28), (28, 28, 1), "uint8", tuple(map(str, range(classes))))
     y = torch.arange(20) % classes
     values = label_scale(classes) * kernel.centred(y, classes)
     labels = Values(values, y)
     for seed in range(3):
         net = nets.build("convnet", spec, rng(seed, "net"), width=16)
         items = Items(torch.randn(spec.shape, generator=rng(seed, "all")) + 0.3 * torch.randn((20, *spec.shape), generator=rng(seed, "items")))
-        fit(net, items, labels, Schedule(150, lr=0.1, augment=False), seed)
+        fit(net, items, labels, Schedule(150, lr=0.03, augment=False), seed)
         left = labels.loss(net(items.x), *labels.ask(torch.arange(20))).mean() / (values.square().sum(1).mean() / 10)
-        assert float(left.detach()) < 0.1
+        assert float(left.detach()) < 0.05
 
 
 class Items:

@@ -30,7 +30,8 @@ from ..synthetic.set import Recipe
 from ..training.embedding import narrow
 from ..training.unroll import Flat, Loss, unroll
 from .base import TABLE, Paper
-from .inner import Inner, Rate, average, pieces_for, real_loss
+from .inner import Inner, Rate, average, real_loss
+from .matching import pieces_for
 
 
 @final

@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import nets
 from ..data.task import Task
-from ..errors import UsageError
 from ..memory import Pieces, gradients
 from ..modalities import Augmentation, Modality
 from ..replay import sent
@@ -22,6 +20,7 @@ from ..run import Run
 from ..synthetic import SyntheticSet, forms
 from ..training.unroll import Flat, Keep, Loss
 from .base import Method
+from .matching import without_batch_norm
 
 Start = Literal["real", "noise"]
 Draw = tuple[Tensor, Augmentation | None]
@@ -47,10 +46,7 @@ class Inner(Method):
     def check(self, modality: Modality) -> None:
         super().check(modality)
         forms.check(self.form, modality)
-        family = self.net_for(modality)
-        if family in nets.FAMILIES and nets.FAMILIES[family].batch_norm:
-            good = [name for name in modality.nets if not nets.FAMILIES[name].batch_norm]
-            raise UsageError(f"{self.name} through net {family!r}, which has batch norm, on {modality.name} data", f"a net without it: {' or '.join(good)}", f"--set net={good[0]}")
+        without_batch_norm(self, modality)
 
     def start(self, task: Task, run: Run) -> SyntheticSet:
         """S at the beginning, on the run's device."""
@@ -147,9 +143,3 @@ def real_loss(net: Flat, theta: Tensor, task: Task, run: Run, rows: Tensor, piec
 
     loss, (slope,) = gradients(pieces, len(rows), loss_sum, [leaf])
     return loss + (theta - leaf.detach()) @ slope, sum(right.values()) / len(rows)
-
-
-def pieces_for(net: nets.Net, task: Task, run: Run) -> Pieces:
-    """So many examples at once that the net's largest activation takes 16 MiB on a CPU, or 1 GiB on a GPU."""
-    largest = nets.largest_activation(net, task.spec.shape)
-    return Pieces(max(1, min(4096, (2**24 if run.device.type == "cpu" else 2**30) // largest)), "piece", run.notes)

@@ -85,10 +85,8 @@ class Matching(Method):
         return seen
 
     def pieces(self, task: Task, run: Run) -> Pieces:
-        """Pieces of `chunk` examples: so many that the net's largest activation takes 16 MiB on a CPU, or 1 GiB on a GPU."""
-        largest = nets.largest_activation(self.network(task, run, "chunk"), task.spec.shape)
-        fits = max(1, min(4096, (2**24 if run.device.type == "cpu" else 2**30) // largest))
-        return Pieces(self.chunk or fits, "piece", run.notes)
+        """Pieces of `chunk` examples, or of so many that the net's largest activation fits the caches."""
+        return Pieces(self.chunk, "piece", run.notes) if self.chunk else pieces_for(self.network(task, run, "chunk"), task, run)
 
 
 class Fresh:
@@ -104,6 +102,12 @@ class Fresh:
         if self.net is not self.drawn:
             nets.take_(self.net, self.drawn)
         return self.net
+
+
+def pieces_for(net: nets.Net, task: Task, run: Run) -> Pieces:
+    """So many examples at once that the net's largest activation takes 16 MiB on a CPU, or 1 GiB on a GPU."""
+    largest = nets.largest_activation(net, task.spec.shape)
+    return Pieces(max(1, min(4096, (2**24 if run.device.type == "cpu" else 2**30) // largest)), "piece", run.notes)
 
 
 def without_batch_norm(method: Method, modality: Modality) -> None:

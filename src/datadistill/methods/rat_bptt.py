@@ -30,7 +30,8 @@ from ..synthetic import SyntheticSet
 from ..training.embedding import narrow
 from ..training.unroll import Adam, Flat, Loss, State, unroll
 from .base import TABLE, Paper
-from .inner import Inner, Start, average, pieces_for, real_loss
+from .inner import Inner, Start, average, real_loss
+from .matching import pieces_for
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ from ..run import Run
 from ..synthetic import SyntheticSet, forms
 from ..training.embedding import narrow
 from .base import Method
-from .inner import Start, pieces_for
-from .matching import without_batch_norm
+from .inner import Start
+from .matching import pieces_for, without_batch_norm
 
 
 @dataclass(frozen=True, kw_only=True)
