@@ -54,6 +54,12 @@ def test_the_word(distilled, random, coreset, word):
     assert judge(scored(distilled), scored(random), scored(coreset), "herding").word == word
 
 
+def test_a_pass_does_not_say_that_a_perfect_coreset_was_beaten():
+    perfect = [1.0] * 5
+    level, beaten = (judge(scored(perfect), scored(MIDDLE), scored(coreset), "herding") for coreset in (perfect, GOOD))
+    assert level.word == beaten.word == "PASS" and "is level with the best coreset" in level.reason and "level" not in beaten.reason
+
+
 def test_a_wide_interval_is_no_pass():
     noisy = [0.95, 0.45, 0.9, 0.4, 0.95]
     assert sum(noisy) / 5 > 0.7

@@ -54,7 +54,8 @@ def judge(distilled: Score, random: Score, coreset: Score, coreset_method: str, 
     figures = f"{mean:.1%} (at least {low:.1%}), random {random_mean:.1%}, coreset ({coreset_method}) {best_mean:.1%}"
     beats_random = low > random_mean and gain["ci95"][0] > 0
     if beats_random and low >= best_mean:
-        return Verdict("PASS", f"The set beats random selection and the best coreset at the same budget: {figures}.")
+        level = "" if low > best_mean else "is level with "
+        return Verdict("PASS", f"The set beats random selection and {level}the best coreset at the same budget: {figures}.")
     if beats_random or paired(best, theirs)["ci95"][0] > 0:
         why = "is not clearly better than" if best_mean < mean else "is no better than"
         same = " (this set is such a selection itself)" if own_method == coreset_method else ""
