@@ -93,6 +93,14 @@ def test_nothing_to_do_where_both_sides_are_the_same(kind, least, pulled):
     assert float(ours(net, same, moved, kind, 2)[0]) > 2 * float(value)
 
 
+@pytest.mark.parametrize("kind", ["mse", "l1"])
+def test_equal_gradients_are_exactly_no_distance_and_pull_nothing(kind):
+    same = [torch.randn((4, 3, 3, 3), generator=rng(0, "same"), dtype=torch.float64), torch.randn((5, 2), generator=rng(1, "same"), dtype=torch.float64)]
+    leaves = [g.clone().requires_grad_() for g in same]
+    value = gradient.distance(same, leaves, kind)
+    assert float(value.detach()) == 0 and not any(bool(slope.any()) for slope in torch.autograd.grad(value, leaves))
+
+
 def test_cosine_does_not_see_the_length_of_a_unit():
     a = [torch.randn((4, 3, 3, 3), generator=rng(0, "a"), dtype=torch.float64)]
     b = [torch.randn((4, 3, 3, 3), generator=rng(0, "b"), dtype=torch.float64)]

@@ -33,7 +33,8 @@ class Checkpointed:
 
     def __init__(self, part: Callable[[slice, bool], tuple[Tensor, Sequence[Tensor]]], n: int, pieces: Pieces, kept: int = KEPT):
         self.part, self.n, self.pieces = part, n, pieces
-        self.limit, self.kept, self.graphs = pieces.limit, n if n <= pieces.limit else kept * pieces.limit, {}
+        self.limit, self.graphs = pieces.limit, {}
+        self.kept = n if n <= self.limit else kept * self.limit  # examples, not pieces
 
     def forward(self, take: Callable[[Sequence[Tensor]], object]) -> list:
         """take(outputs, without a graph) of each piece: the last thing that is done with it."""

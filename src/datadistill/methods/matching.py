@@ -115,7 +115,7 @@ def without_batch_norm(method: Method, modality: Modality) -> None:
     family = method.net_for(modality)
     if family in nets.FAMILIES and nets.FAMILIES[family].batch_norm:
         good = [name for name in modality.nets if not nets.FAMILIES[name].batch_norm]
-        raise UsageError(f"{method.name} through net {family!r}, which has batch norm", f"a net without it: {' or '.join(good)}", f"--set net={good[0]}")
+        raise UsageError(f"{method.name} through net {family!r}, which has batch norm, on {modality.name} data", f"a net without it: {' or '.join(good)}", f"--set net={good[0]}")
 
 
 def as_it_is(x: Tensor, group: Tensor) -> Tensor:
