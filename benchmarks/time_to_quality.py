@@ -62,7 +62,7 @@ def ours(name: str, horizon: float, path: Path) -> dict:
     from datadistill.run import Run
     from datadistill.store import Cache
 
-    method = methods.get(name).preset("quick").with_settings({"width": WIDTH})
+    method = methods.get(name).preset("quick").with_settings({"width": WIDTH, "init": "real"})
     shelf: list[Shelf] = []
 
     class Watched(Run):

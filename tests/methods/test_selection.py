@@ -17,7 +17,6 @@ from datadistill.methods.el2n import error_norms
 from datadistill.methods.forgetting import Events
 from datadistill.methods.herding import herd
 from datadistill.methods.k_center import cover
-from datadistill.methods.k_means import lloyd, medoids
 from datadistill.methods.selection import by_score
 from datadistill.modalities import ALL, Tabular
 from datadistill.rng import rng
@@ -137,18 +136,6 @@ def clusters(seed: int, per_class: int = 4) -> tuple[torch.Tensor, torch.Tensor]
     places = 40 * torch.arange(2 * per_class, dtype=torch.double)[:, None] * torch.tensor([1.0, -1.0, 0.5])
     x = (places[:, None] + cloud(seed, 50 * per_class, 3).view(2 * per_class, 25, 3)).flatten(0, 1)
     return x, torch.arange(2 * per_class).repeat_interleave(25) % 2
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_medoids_are_real_distinct_and_nearest_to_their_centres(seed):
-    x = cloud(seed, 80, 3).float()
-    centres, cluster = lloyd(x, 7, seed)
-    chosen = medoids(x, centres).tolist()
-    taken: list[int] = []
-    for centre in centres:
-        taken.append(min((i for i in range(80) if i not in taken), key=lambda i: float((x[i] - centre).square().sum())))
-    assert chosen == taken
-    assert cluster.tolist() == torch.cdist(x, centres).argmin(1).tolist()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

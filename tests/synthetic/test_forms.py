@@ -251,3 +251,25 @@ def test_a_manifest_with_a_wrong_form_is_refused(form, tmp_path):
     (path / "manifest.json").write_text(json.dumps({**manifest, "form": form}))
     with pytest.raises(BadInput):
         Artifact.load(path)
+
+
+def test_representative_examples_are_those_in_the_middle_of_their_class():
+    """An item for each of the two places where a class is, whatever the seed; a class of one example repeats it."""
+    own = torch.tensor([[0.0, 0.0]] * 9 + [[0.1, 0.0]] * 9 + [[9.0, 9.0]] * 9 + [[9.0, 9.1]] * 9)
+    lone = torch.tensor([[5.0, 5.0]])
+    stored, labels = torch.cat([own, lone]), torch.tensor([0] * len(own) + [1])
+    columns = [{"name": n, "integer": False} for n in "ab"]
+    task = task_of(Real(stored, labels, Tabular(Tabular.spec_of(stored, columns, ("x", "y"), "label"))), [2, 3])
+    for seed in range(5):
+        x = SyntheticSet.init(task, "representative", rng(seed)).stored()
+        assert sorted((x[:2] > 5).all(1).tolist()) == [False, True]
+        assert torch.equal(x[2:], lone.expand(3, 2))
+
+
+@pytest.mark.parametrize("form", ["pixels", "multiform:2", "frequency:4", "basis:3", "haba:2", "field:2"])
+def test_every_form_begins_with_what_it_is_asked_to(form):
+    """Three starts are three sets, each the same for the same name."""
+    task = task_of(pictures(each=9), QUOTA)
+    starts = {how: SyntheticSet.init(task, how, rng(1), form).examples().detach() for how in ("real", "representative", "noise")}
+    assert torch.equal(starts["representative"], SyntheticSet.init(task, "representative", rng(1), form).examples())
+    assert all(not torch.equal(starts[a], starts[b]) for a, b in [("real", "representative"), ("real", "noise"), ("representative", "noise")])

@@ -33,10 +33,10 @@ from ..match.pieces import add_
 from ..memory import Pieces
 from ..nets.layers import hidden
 from ..run import Run
-from ..synthetic import SyntheticSet
+from ..synthetic import Start, SyntheticSet
 from ..training.slopes import Slopes
 from .base import TABLE, Paper
-from .matching import Batches, Fresh, Init, Matching, descend, minibatches, optimizer_of
+from .matching import Batches, Fresh, Matching, descend, minibatches, optimizer_of
 
 HALVED = (0.6, 0.8, 0.9)  # of the iterations: where eta is halved (the authors' 1200, 1600 and 1800 of 2000)
 
@@ -58,7 +58,7 @@ class CAFE(Matching):
     lr: float = 0.1  # eta
     momentum: float = 0.5
     optimizer: Literal["sgd", "adam"] = "sgd"  # adam's steps do not depend on ipc and width; momentum is its first beta
-    init: Init = "noise"
+    init: Start = "noise"
     augment: bool = False  # true: CAFE+DSA
     beta: float = 0.01
     lambda_1: float = 0.04

@@ -31,10 +31,10 @@ from ..match import gradient
 from ..modalities import Augmentation
 from ..replay import Replay, abreast, sent
 from ..run import Run
-from ..synthetic import SyntheticSet
+from ..synthetic import Start, SyntheticSet
 from ..training.slopes import Slopes
 from .base import Paper
-from .matching import Batches, Fresh, Init, Matching, descend, minibatches
+from .matching import Batches, Fresh, Matching, descend, minibatches
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # ipc: (T, inner epochs)
 
@@ -72,7 +72,7 @@ class DC(Condensation):
     when: ClassVar = "one item per class, small data; the origin of the family, seldom the best of it"
     paper: ClassVar = Paper(title="Dataset Condensation with Gradient Matching", venue="ICLR 2021", arxiv="2006.05929")
 
-    init: Init = "noise"
+    init: Start = "noise"
     augment: bool = False
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:

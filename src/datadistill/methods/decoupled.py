@@ -15,7 +15,7 @@ from ..modalities import Modality
 from ..precision import Precision
 from ..rng import rng
 from ..run import Run
-from ..synthetic import SyntheticSet
+from ..synthetic import Start, SyntheticSet
 from ..text import safe
 from ..training.embedding import narrow
 from ..training.patches import Patches
@@ -138,7 +138,7 @@ class FromNoise(Recovered):
     """One whose paper begins with noise, and whose quick settings begin with real examples. Abstract."""
 
     quick: ClassVar = {**Recovered.quick, "init": "real"}
-    init: Literal["noise", "real"] = "noise"
+    init: Start = "noise"  # representative: real examples in the middle of their class's clusters
 
     def start(self, task: Task, run: Run) -> SyntheticSet:
         """S at the beginning, on the run's device."""

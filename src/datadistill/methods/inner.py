@@ -17,12 +17,11 @@ from ..memory import Pieces, gradients
 from ..modalities import Augmentation, Modality
 from ..replay import sent
 from ..run import Run
-from ..synthetic import SyntheticSet, forms
+from ..synthetic import Start, SyntheticSet, forms
 from ..training.unroll import Flat, Keep, Loss
 from .base import Method
 from .matching import without_batch_norm
 
-Start = Literal["real", "noise"]
 Draw = tuple[Tensor, Augmentation | None]
 
 
@@ -37,7 +36,7 @@ class Inner(Method):
     batch: int | None = None  # of the inner loop; none: all of S
     net: str = "auto"  # auto: the modality's first
     width: int | None = None  # none: the family's own, which is the papers' 128 for a convnet
-    init: Start = "real"
+    init: Start = "real"  # representative: real examples in the middle of their class's clusters
     form: str = "pixels"  # what is stored: pixels, multiform:2, ... (see synthetic/forms.py)
     augment: bool = True
     chunk: int | None = None  # examples through the net at once, a knob for memory that changes no result; none: a whole minibatch

@@ -12,19 +12,16 @@ Differences from scikit-learn's defaults: one start; at most 100 rounds; one thr
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
-from sklearn.cluster import KMeans as Lloyd
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ..data.task import Task
 from ..errors import UsageError
 from ..labels import Hard
+from ..match.clusters import lloyd, medoids
 from ..modalities import ALL, Modality
 from ..rng import seed_of
 from ..run import Run
@@ -75,24 +72,6 @@ class KMeans(Method):
             return SyntheticSet.select(task, per_class(task, run, torch.zeros(len(task.labels), dtype=torch.long), make))
         x = per_class(task, run, torch.zeros(len(task.labels), *task.spec.shape), make)
         return SyntheticSet(x, Hard(task.labels, len(task.classes)), task.modality)
-
-
-def lloyd(x: Tensor, k: int, seed: int, rounds: int = 100) -> tuple[Tensor, Tensor]:
-    """(k, d) centres and (n,) the centre of each row of x (n, d)."""
-    with threadpool_limits(1, "openmp"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct examples than places
-        fitted = Lloyd(k, n_init=1, max_iter=rounds, random_state=seed % 2**32).fit(x.numpy())
-    return torch.from_numpy(fitted.cluster_centers_), torch.from_numpy(fitted.labels_).long()
-
-
-def medoids(x: Tensor, centres: Tensor) -> Tensor:
-    """(k,) for each centre in turn the row of x nearest to it that no centre before took."""
-    free = torch.ones(len(x), dtype=torch.bool)
-    chosen = torch.empty(len(centres), dtype=torch.long)
-    for j, centre in enumerate(centres):
-        chosen[j] = torch.where(free, (x - centre).square().sum(1), torch.inf).argmin()
-        free[chosen[j]] = False
-    return chosen
 
 
 def means(task: Task, own: Tensor, cluster: Tensor, nearest: Tensor) -> Tensor:

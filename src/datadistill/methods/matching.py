@@ -13,18 +13,17 @@ from torch import Tensor, nn
 from .. import dist, nets
 from ..data.task import Task
 from ..errors import UsageError
+from ..match.clusters import representative
 from ..memory import Pieces
 from ..modalities import Augmentation, Modality
 from ..precision import Precision, computing
 from ..replay import sent
 from ..rng import seed_of
 from ..run import Run
-from ..synthetic import SyntheticSet, forms
+from ..synthetic import Start, SyntheticSet, forms
 from ..training.embedding import narrow
 from .base import Method
-from .k_means import lloyd, medoids
 
-Init = Literal["real", "noise"]
 Sampling = Literal["random", "representative"]
 
 
@@ -41,7 +40,7 @@ class Matching(Method):
     real_batch: int = 256  # |B_T|, per class
     net: str = "auto"  # auto: the modality's first
     width: int | None = None  # none: the family's own, which is the papers' 128 for a convnet
-    init: Init = "real"
+    init: Start = "real"  # representative: real examples in the middle of their class's clusters
     augment: bool = True  # omega, the same for the real and the synthetic examples of a class
     form: str = "pixels"  # what is stored: pixels, multiform:2, ... (see synthetic/forms.py); auto: the paper's, where the data allow it
     sampling: Sampling = "random"  # representative: DREAM's (Liu et al., ICCV 2023), see `Batches`
@@ -128,8 +127,8 @@ class Batches(nn.Module):
 
     random           drawn without replacement at every step
     representative   those nearest to the centres of `size` k-means clusters of the class in the net's features, found again
-                     every `every` steps and kept between (DREAM, arXiv 2302.14416, whose k-means runs to convergence, this
-                     one for ten rounds). It is a module so that a run saves what it keeps.
+                     every `every` steps and kept between (DREAM, see match/clusters.py). It is a module so that a run saves
+                     what it keeps.
     """
 
     def __init__(self, task: Task, run: Run, size: int, sampling: Sampling = "random", every: int = 10):
@@ -155,8 +154,7 @@ class Batches(nn.Module):
         if len(indices) <= self.size:
             return indices
         features = torch.cat(pieces.map(len(indices), lambda piece: net.embed(real.read(indices[piece], self.run.device)).cpu()))
-        centres, _ = lloyd(features, self.size, seed_of(self.run.seed, "representative", step, c), rounds=10)
-        return indices[medoids(features, centres)]
+        return indices[representative(features, self.size, seed_of(self.run.seed, "representative", step, c))]
 
 
 def optimizer_of(kind: Literal["sgd", "adam"], syn: SyntheticSet, lr: float, momentum: float) -> torch.optim.Optimizer:

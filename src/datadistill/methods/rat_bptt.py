@@ -26,11 +26,11 @@ from ..data.task import Task
 from ..errors import UsageError
 from ..modalities import Modality
 from ..run import Run
-from ..synthetic import SyntheticSet
+from ..synthetic import Start, SyntheticSet
 from ..training.embedding import narrow
 from ..training.unroll import Adam, Flat, Loss, State, unroll
 from .base import TABLE, Paper
-from .inner import Inner, Start, average, real_loss
+from .inner import Inner, average, real_loss
 from .matching import pieces_for
 
 

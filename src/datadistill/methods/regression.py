@@ -18,10 +18,9 @@ from ..match import kernel
 from ..memory import Pieces
 from ..modalities import Modality
 from ..run import Run
-from ..synthetic import SyntheticSet, forms
+from ..synthetic import Start, SyntheticSet, forms
 from ..training.embedding import narrow
 from .base import Method
-from .inner import Start
 from .matching import pieces_for, without_batch_norm
 
 
@@ -38,7 +37,7 @@ class Regression(Method):
     real_batch: int  # |T| of an iteration, all classes together
     ridge: float  # lambda
     learn_labels: bool = True
-    init: Start = "real"
+    init: Start = "real"  # representative: real examples in the middle of their class's clusters
     form: str = "pixels"  # what is stored: pixels, multiform:2, ... (see synthetic/forms.py)
 
     def label_bytes(self, real: Real) -> tuple[int, int]:

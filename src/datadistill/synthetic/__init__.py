@@ -1,5 +1,6 @@
 """The synthetic set S, while it is being distilled and as the artifact that is kept."""
 
+from .form import Start
 from .set import Recipe, SyntheticSet
 
-__all__ = ["Recipe", "SyntheticSet"]
+__all__ = ["Recipe", "Start", "SyntheticSet"]

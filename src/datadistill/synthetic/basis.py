@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data.task import Task
 from ..modalities import Modality
-from .form import Form, Start, eight_bits, from_eight_bits, real_indices, sixteen_bits
+from .form import Form, Start, beginnings, eight_bits, from_eight_bits, sixteen_bits
 
 
 @final
@@ -47,7 +47,7 @@ class Basis(Form):
     @classmethod
     def start(cls, task: Task, how: Start, rng: torch.Generator, settings: int) -> Self:
         n = int(task.quota.sum())
-        x = task.train.read(real_indices(task, rng, settings)) if how == "real" else task.modality.noise(n * settings, rng)
+        x = beginnings(task, how, rng, settings)
         left, size, right = torch.linalg.svd(x.flatten(1).double(), full_matrices=False)
         rank = min(n, len(size))
         bases, address = torch.zeros(n, right.shape[1]), torch.zeros(len(x), n)

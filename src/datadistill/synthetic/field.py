@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..data.task import Task
 from ..errors import UsageError
 from ..modalities import Modality
-from .form import Form, Start, real_indices, sixteen_bits, steepness
+from .form import Form, Start, beginnings, sixteen_bits, steepness
 
 OMEGA = 20.0  # the first layer's frequencies; SIREN's 30 (Sitzmann et al. 2020) fits fields as small as these less well
 LAYERS = 2  # of `width` sines each
@@ -46,7 +46,7 @@ class Field(Form):
 
     @classmethod
     def start(cls, task: Task, how: Start, rng: torch.Generator, settings: int) -> Self:
-        goal = task.train.read(real_indices(task, rng, settings)) if how == "real" else task.modality.noise(int(task.quota.sum()) * settings, rng)
+        goal = beginnings(task, how, rng, settings)
         fields = fitted(goal, fresh(len(goal), widest(task.spec.shape, settings), goal.shape[1], rng))
         layers = list(fields[:8].split(sizes(fields.shape[1], len(goal[0])), 1))
         gains = [steepness(lambda p, k=k: render(torch.cat([*layers[:k], p, *layers[k + 1 :]], 1), task.spec.shape), layer, rng) for k, layer in enumerate(layers)]

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..data.task import Task
+from ..match.clusters import representative
 from ..modalities import Modality
 
-Start = Literal["real", "noise"]
+Start = Literal["real", "representative", "noise"]
+"""With what S begins: random examples of T, those in the middle of a class's clusters (see `representative_indices`), or noise."""
 
 
 class Form(nn.Module, ABC):
@@ -35,7 +37,7 @@ class Form(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def start(cls, task: Task, how: Start, rng: torch.Generator, settings: int) -> Self:
-        """The parameters to begin with: real examples of each class, or noise; items in class order, task.quota of each."""
+        """The parameters to begin with, from `beginnings`; items in class order, task.quota of each."""
 
     @abstractmethod
     def forward(self, items: Tensor | None = None) -> Tensor:
@@ -93,12 +95,34 @@ def as_stored(x: Tensor, modality: Modality) -> Tensor:
     return x
 
 
+def beginnings(task: Task, how: Start, rng: torch.Generator, each: int = 1) -> Tensor:
+    """(task.quota.sum() * each, *spec.shape) the examples that S begins with, in class order."""
+    if how == "noise":
+        return task.modality.noise(int(task.quota.sum()) * each, rng)
+    return task.train.read(real_indices(task, rng, each) if how == "real" else representative_indices(task, rng, each))
+
+
 def real_indices(task: Task, rng: torch.Generator, each: int = 1) -> Tensor:
     """A random choice of task.quota[c] * each real examples of each class, in class order; a class that has fewer repeats them."""
+    return _of_each_class(task, each, lambda c, n: task.train.pick(c, n, rng))
+
+
+def representative_indices(task: Task, rng: torch.Generator, each: int = 1) -> Tensor:
+    """As `real_indices`, but of each class those in the middle of as many clusters, in network space, of 1000 of its examples or of ten for each cluster."""
+
+    def middle(c: int, n: int) -> Tensor:
+        some = task.train.pick(c, max(1000, 10 * n), rng)
+        return some[representative(task.train.read(some).flatten(1), n, int(torch.randint(2**31, (), generator=rng)))]
+
+    return _of_each_class(task, each, middle)
+
+
+def _of_each_class(task: Task, each: int, choose: Callable[[int, int], Tensor]) -> Tensor:
+    """choose(c, n) of each class c in turn, over again where these are fewer than its n = task.quota[c] * each."""
     chosen = []
     for c in task.classes:
         n = int(task.quota[c]) * each
-        own = task.train.pick(c, n, rng)
+        own = choose(c, n) if n else torch.empty(0, dtype=torch.long)
         chosen.append(own.repeat(-(-n // max(1, len(own))))[:n])
     return torch.cat(chosen)
 

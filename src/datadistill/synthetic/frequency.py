@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data.task import Task
 from ..modalities import Modality
-from .form import Form, Start, eight_bits, from_eight_bits, real_indices
+from .form import Form, Start, beginnings, eight_bits, from_eight_bits
 
 SAMPLE = 2000  # examples of T that choose the coefficients
 
@@ -43,7 +43,7 @@ class Frequency(Form):
 
     @classmethod
     def start(cls, task: Task, how: Start, rng: torch.Generator, settings: int) -> Self:
-        x = task.train.read(real_indices(task, rng, settings)) if how == "real" else task.modality.noise(int(task.quota.sum()) * settings, rng)
+        x = beginnings(task, how, rng, settings)
         some = torch.randperm(len(task.train), generator=rng)[:SAMPLE]
         spread = dct(task.train.read(some)).flatten(1).var(0, correction=0)
         kept = torch.zeros(len(spread), dtype=torch.bool)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data.task import Task
 from ..errors import UsageError
 from ..modalities import Modality
-from .form import Form, Start, eight_bits, from_eight_bits, real_indices, sixteen_bits, steepness
+from .form import Form, Start, beginnings, eight_bits, from_eight_bits, sixteen_bits, steepness
 
 PARTS = ("bases", "maps", "convolutions")
 
@@ -55,7 +55,7 @@ class HaBa(Form):
     def start(cls, task: Task, how: Start, rng: torch.Generator, settings: int) -> Self:
         n, spec = int(task.quota.sum()), task.spec
         grid = finest(n, settings, *spec.shape)
-        x = task.train.read(real_indices(task, rng)) if how == "real" else task.modality.noise(n, rng)
+        x = beginnings(task, how, rng)
         channels = spec.shape[0]
         identity = torch.zeros(channels, channels * 9 + 1)
         identity[torch.arange(channels), torch.arange(channels) * 9 + 4] = 1.0

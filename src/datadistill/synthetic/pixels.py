@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.task import Task
 from ..errors import UsageError
 from ..modalities import Modality
-from .form import Start, Stored, as_stored, real_indices
+from .form import Start, Stored, as_stored, beginnings
 
 
 @final
@@ -23,8 +23,7 @@ class Pixels(Stored):
 
     @classmethod
     def start(cls, task: Task, how: Start, rng: torch.Generator, settings: int) -> Self:
-        x = task.train.read(real_indices(task, rng)) if how == "real" else task.modality.noise(int(task.quota.sum()), rng)
-        return cls(x, task.modality)
+        return cls(beginnings(task, how, rng), task.modality)
 
     def forward(self, items: Tensor | None = None) -> Tensor:
         return self.x if items is None else self.x[items.to(self.x.device)]
@@ -66,8 +65,8 @@ class Multiform(Stored):
         if settings > (most := min(task.spec.shape[1:])):
             raise UsageError(f"form multiform:{settings} of examples {task.spec.shape}", f"at most {most} squares a side", "--set form=pixels" if most == 1 else "--set form=multiform:2")
         form = cls(task.modality.noise(int(task.quota.sum()), rng), task.modality, settings)
-        if how == "real":
-            real = task.train.read(real_indices(task, rng, form.each))
+        if how != "noise":
+            real = beginnings(task, how, rng, form.each)
             for square, own in zip(form._squares(form.x.data), real.unflatten(0, (-1, form.each)).unbind(1), strict=True):
                 square.copy_(F.interpolate(own, square.shape[-2:], mode="area"))
         return form

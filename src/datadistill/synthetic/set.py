@@ -45,7 +45,7 @@ class SyntheticSet(nn.Module):
 
     @classmethod
     def init(cls, task: Task, how: Start, rng: torch.Generator, form: str = "pixels") -> SyntheticSet:
-        """The start of a distillation: real examples of each class, or noise, in a form of `forms`; labels in class order."""
+        """The start of a distillation in a form of `forms`: `how` says from which examples; labels in class order."""
         return cls(forms.start(form, task, how, rng), Hard(task.labels, len(task.classes)), task.modality)
 
     @classmethod
