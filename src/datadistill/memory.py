@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from .errors import Resources
-from .match.pieces import add_
 
 T = TypeVar("T")
 
@@ -57,19 +56,6 @@ class Pieces:
 def out_of_memory(error: BaseException) -> bool:
     """Whether this is memory running out, on any device."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error) or "out of memory" in str(error).lower()
-
-
-def gradients(pieces: Pieces, n: int, loss_sum: Callable[[slice], Tensor], parameters: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """(sum of losses, its gradients) over range(n), piece by piece: gradient accumulation that can be repeated."""
-
-    total: list[Tensor] = []
-
-    def one(piece: slice) -> Tensor:
-        loss = loss_sum(piece)
-        add_(total, torch.autograd.grad(loss, parameters))
-        return loss.detach()
-
-    return torch.stack(pieces.map(n, one)).sum(), total
 
 
 class Live(TorchDispatchMode):

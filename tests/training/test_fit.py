@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from datadistill import nets
 from datadistill.errors import Resources
 from datadistill.labels import Hard
-from datadistill.memory import Pieces, gradients
+from datadistill.match.pieces import gradients
+from datadistill.memory import Pieces
 from datadistill.rng import rng
 from datadistill.testing import tiny_tasks
 from datadistill.training import Schedule, accuracy, fit, predict

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .pieces import Checkpointed, Pieces, add_
+from .pieces import Checkpointed, Pieces, add_, gradients
 
 Losses = Callable[[Tensor, Tensor], Tensor]
 """x (n, *shape) and the class of each (n,) -> the sum of the net's losses on them. Every example by itself: no batch norm."""
@@ -50,14 +50,7 @@ def _of_layer(a: Tensor, b: Tensor, kind: Distance) -> Tensor:
 
 def mean_gradient(losses: Losses, read: Callable[[slice], Tensor], classes: Tensor, weights: Sequence[Tensor], pieces: Pieces) -> list[Tensor]:
     """The gradient of the mean loss by the weights, without a graph. read(slice) gives those examples, of these classes (n,)."""
-
-    total: list[Tensor] = []
-
-    def part(piece: slice) -> None:
-        add_(total, torch.autograd.grad(losses(read(piece), classes[piece]) / len(classes), weights))
-
-    pieces.map(len(classes), part)
-    return total
+    return gradients(pieces, len(classes), lambda piece: losses(read(piece), classes[piece]) / len(classes), weights)[1]
 
 
 def descent(losses: Losses, x: Tensor, classes: Tensor, weights: Sequence[Tensor], target: Sequence[Tensor], pieces: Pieces,

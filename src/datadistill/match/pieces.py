@@ -1,4 +1,4 @@
-"""Losses that mix examples, through a net or a kernel that takes them piece by piece: forward, for L, and backward, for its derivative."""
+"""Losses through a net or a kernel that takes examples piece by piece: sums of them, and those that mix examples, forward, for L, and backward, for its derivative."""
 
 from __future__ import annotations
 
@@ -22,6 +22,18 @@ class Pieces(Protocol):
 def add_(total: list[Tensor], own: Sequence[Tensor]) -> None:
     """total += own, where an empty total is zero; the last thing that a piece does, which may be done again until then."""
     total[:] = torch._foreach_add(total, own) if total else own
+
+
+def gradients(pieces: Pieces, n: int, loss_sum: Callable[[slice], Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """(sum of losses, its gradients) over range(n), piece by piece: gradient accumulation that can be repeated."""
+    total: list[Tensor] = []
+
+    def one(piece: slice) -> Tensor:
+        loss = loss_sum(piece)
+        add_(total, torch.autograd.grad(loss, parameters))
+        return loss.detach()
+
+    return torch.stack(pieces.map(n, one)).sum(), total
 
 
 class Checkpointed:

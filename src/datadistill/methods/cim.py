@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from .. import nets
 from ..data.task import Task
 from ..errors import UsageError
-from ..memory import Pieces, gradients
+from ..match.pieces import gradients
+from ..memory import Pieces
 from ..modalities import Modality
 from ..modalities.base import Augmentation
 from ..nets.taps import Taps

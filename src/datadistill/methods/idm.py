@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from .. import nets
 from ..data.task import Task
 from ..match import distribution
-from ..memory import Pieces, gradients
+from ..match.pieces import gradients
+from ..memory import Pieces
 from ..run import Run
 from ..synthetic import SyntheticSet
 from .base import Paper

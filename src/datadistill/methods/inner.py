@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.task import Task
-from ..memory import Pieces, gradients
+from ..match.pieces import gradients
+from ..memory import Pieces
 from ..modalities import Augmentation, Modality
 from ..replay import sent
 from ..run import Run

@@ -21,8 +21,9 @@ from torch import Tensor
 from .. import nets
 from ..data.task import Real
 from ..errors import UsageError
+from ..match.pieces import gradients
 from ..match.trajectory import gsam
-from ..memory import Pieces, gradients
+from ..memory import Pieces
 from ..modalities import Augmentation
 from ..replay import Replay
 from ..run import Run

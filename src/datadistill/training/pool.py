@@ -11,7 +11,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ..memory import Pieces, gradients
+from ..match.pieces import gradients
+from ..memory import Pieces
 from ..nets import Net
 
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..memory import Pieces, gradients
+from ..match.pieces import gradients
+from ..memory import Pieces
 from ..modalities import Augmentation
 from ..replay import Replay
 
