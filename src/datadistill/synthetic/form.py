@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Self
@@ -108,10 +109,13 @@ def real_indices(task: Task, rng: torch.Generator, each: int = 1) -> Tensor:
 
 
 def representative_indices(task: Task, rng: torch.Generator, each: int = 1) -> Tensor:
-    """As `real_indices`, but of each class those in the middle of as many clusters, in network space, of 1000 of its examples or of ten for each cluster."""
+    """As `real_indices`, but of each class those in the middle of as many clusters, in network space. Clusters are of 1000 of its examples,
+    or of as many as 64 MiB hold, and of four for each cluster at least.
+    """
+    many = min(1000, 2**24 // math.prod(task.spec.shape))
 
     def middle(c: int, n: int) -> Tensor:
-        some = task.train.pick(c, max(1000, 10 * n), rng)
+        some = task.train.pick(c, max(4 * n, many), rng)
         return some[representative(task.train.read(some).flatten(1), n, int(torch.randint(2**31, (), generator=rng)))]
 
     return _of_each_class(task, each, middle)
