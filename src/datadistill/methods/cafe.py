@@ -51,7 +51,7 @@ class CAFE(Matching):
     when: ClassVar = "as DM, when features of all layers should agree"
     family: ClassVar = "distribution"
     paper: ClassVar = Paper(title="CAFE: Learning to Condense Dataset by Aligning Features", venue="CVPR 2022", arxiv="2203.01531")
-    quick: ClassVar = {"iterations": 8, "rounds": 4, "width": 16, "lr": 0.5, "real_batch": 64, "init": "real"}
+    quick: ClassVar = {"iterations": 8, "rounds": 4, "width": 16, "lr": 0.5, "real_batch": 64, "init": "representative"}
     quick_table: ClassVar = {**TABLE, "iterations": 40, "optimizer": "adam", "lr": 0.05, "momentum": 0.9}
 
     iterations: int = 2000  # K

@@ -45,7 +45,7 @@ class DataDAM(Matching):
     family: ClassVar = "distribution"
     paper: ClassVar = Paper(title="DataDAM: Efficient Dataset Distillation with Attention Matching", venue="ICCV 2023", arxiv="2310.00093")
     needs: ClassVar = frozenset({"continuous", "grid"})
-    quick: ClassVar = {"iterations": 200, "width": 32, "real_batch": 64}
+    quick: ClassVar = {"iterations": 200, "width": 32, "real_batch": 64, "init": "representative"}
 
     iterations: int = 20_000  # K
     lr: float = 1.0  # eta_S; the authors take 10 from 100 items per class on

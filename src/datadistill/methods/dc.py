@@ -44,7 +44,7 @@ class Condensation(Matching):
     """The hyper-parameters of DC and DSA."""
 
     family: ClassVar = "gradient"
-    quick: ClassVar = {"iterations": 50, "outer": 2, "inner_epochs": 5, "width": 32, "real_batch": 64, "init": "real", "lr": 1.0}
+    quick: ClassVar = {"iterations": 50, "outer": 2, "inner_epochs": 5, "width": 32, "real_batch": 64, "init": "representative", "lr": 1.0}
     may_be_zero: ClassVar = frozenset({"inner_epochs"})
     quick_table: ClassVar = {"lr": 0.1}  # a row has fewer numbers than a picture, each of which a step moves further
 

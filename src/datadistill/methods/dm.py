@@ -40,7 +40,7 @@ class DM(Matching):
     when: ClassVar = "the distillation to try first: cheap, no inner loop, few settings"
     family: ClassVar = "distribution"
     paper: ClassVar = Paper(title="Dataset Condensation with Distribution Matching", venue="WACV 2023", arxiv="2110.04181")
-    quick: ClassVar = {"iterations": 300, "width": 32, "real_batch": 64, "optimizer": "adam", "lr": 0.02, "momentum": 0.9}
+    quick: ClassVar = {"iterations": 300, "width": 32, "real_batch": 64, "optimizer": "adam", "lr": 0.02, "momentum": 0.9, "init": "representative"}
 
     iterations: int = 20_000  # K
     lr: float = 1.0  # eta, on the synthetic examples; the authors take 10 from 100 per class on

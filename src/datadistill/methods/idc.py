@@ -47,7 +47,7 @@ class IDC(Matching):
     family: ClassVar = "gradient"
     papers_form: ClassVar = "multiform:2"
     paper: ClassVar = Paper(title="Dataset Condensation via Efficient Synthetic-Data Parameterization", venue="ICML 2022", arxiv="2205.14959")
-    quick: ClassVar = {"iterations": 8, "inner": 10, "width": 32, "real_batch": 32, "synthetic_batch": 64, "net_examples": 1000}
+    quick: ClassVar = {"iterations": 8, "inner": 10, "width": 32, "real_batch": 32, "synthetic_batch": 64, "net_examples": 1000, "init": "representative"}
     quick_table: ClassVar = {**TABLE, "lr": 20.0}  # gradients of rows are small, and the steps are few
 
     iterations: int = 2000  # N_outer

@@ -45,7 +45,7 @@ class IDM(Matching):
     family: ClassVar = "distribution"
     papers_form: ClassVar = "multiform:2"
     paper: ClassVar = Paper(title="Improved Distribution Matching for Dataset Condensation", venue="CVPR 2023", arxiv="2307.09742")
-    quick: ClassVar = {"iterations": 150, "width": 32, "real_batch": 64, "queue": 10, "net_steps": 2, "ce_weight": 0.03}  # there are fewer features to match, and cross-entropy is as it was
+    quick: ClassVar = {"iterations": 150, "width": 32, "real_batch": 64, "queue": 10, "net_steps": 2, "ce_weight": 0.03, "init": "representative"}  # there are fewer features to match, and cross-entropy is as it was
     may_be_zero: ClassVar = frozenset({"net_steps"})
 
     iterations: int = 20_000  # K

@@ -39,7 +39,7 @@ class M3D(Matching):
     family: ClassVar = "distribution"
     papers_form: ClassVar = "multiform:2"
     paper: ClassVar = Paper(title="M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy", venue="AAAI 2024", arxiv="2312.15927")
-    quick: ClassVar = {"iterations": 200, "width": 32, "real_batch": 64}
+    quick: ClassVar = {"iterations": 200, "width": 32, "real_batch": 64, "init": "representative"}
     quick_table: ClassVar = {**TABLE, "lr": 0.3}
 
     iterations: int = 10_000  # K

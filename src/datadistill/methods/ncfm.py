@@ -50,7 +50,7 @@ class NCFM(Matching):
     family: ClassVar = "distribution"
     papers_form: ClassVar = "multiform:2"
     paper: ClassVar = Paper(title="Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", venue="CVPR 2025", arxiv="2502.20653")
-    quick: ClassVar = {"iterations": 150, "width": 16, "real_batch": 64, "nets_trained": 2, "epochs": 2, "frequencies": 512}
+    quick: ClassVar = {"iterations": 150, "width": 16, "real_batch": 64, "nets_trained": 2, "epochs": 2, "frequencies": 512, "init": "representative"}
     quick_table: ClassVar = {**TABLE, "lr": 0.05}
     shares: ClassVar = frozenset({"alpha"})
 
