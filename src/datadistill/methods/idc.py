@@ -9,7 +9,8 @@ Algorithm 1, in the paper's letters:
             theta <- theta - eta grad l(theta; A(T'))              on real examples T', so that it does not overfit S
 
 D is the squared difference of the gradients of all weights but the head's (l1 for grey pictures in the authors' code, where
-lambda is then 1e-4). DREAM (Liu et al., ICCV 2023) is this with sampling=representative and real_batch=128.
+lambda is then 1e-4). DREAM (Liu et al., ICCV 2023) is this with init=representative, sampling=representative and
+real_batch=128.
 
 Differences from the authors' code: every draw has a name; the classes' losses are summed for one step, where theirs steps after
 each class (the same but for momentum), and gradients are taken class by class; lambda is theirs times 16, since they move pixels
