@@ -52,5 +52,5 @@ class Slopes:
     def step(self, optimizer: torch.optim.Optimizer, x: Tensor, omega: Augmentation | None, *asked: Tensor, at: float = 0.0) -> None:
         """A step of the optimizer, which has this net's weights, down the mean loss."""
         for p, g in zip(self.weights, self(x, omega, *asked, at=at), strict=True):
-            p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)  # which fused optimizers ask for on a GPU
+            p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)  # fused optimizers take both as they lie in memory
         optimizer.step()
