@@ -20,7 +20,7 @@ import torch
 from fault_kit import at_call, die, ended, failing, fork, neighbours
 
 from datadistill import store
-from datadistill.errors import DistillError, Resources
+from datadistill.errors import BadInput, DistillError, Resources
 from datadistill.store import files
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -379,6 +379,15 @@ def test_the_second_writer_exits_5_naming_the_first_until_the_first_is_dead(tmp_
     kill_soon(first, 0)
     with store.lock(out):  # the kernel let it go; nobody had to judge whether the pid is alive
         pass
+
+
+def test_names_of_a_folder_that_is_replaced_meanwhile_are_refused(memory):
+    out = memory / "out"
+    store.replace_folder(out, OLD)
+    names = iter(store.read_folder(out))
+    store.replace_folder(out, NEW)
+    with pytest.raises(BadInput, match="was replaced while it was being read"):
+        list(names)
 
 
 def test_a_reader_beside_a_busy_writer_sees_old_or_new_or_is_told(memory):

@@ -45,6 +45,11 @@ class _Folder(Mapping[str, bytes]):
         except FileNotFoundError:
             return None
 
+    def _still(self) -> None:
+        """Refuse what another writer has put in the place of this folder."""
+        if self._which is None or self._identity() != self._which:
+            raise BadInput(f"{safe(self.path, 300)} was replaced while it was being read", fix="read it again")
+
     def _find(self, name: str) -> Path:
         target = Path(os.path.realpath(self._root / legal(name)))
         if not target.is_relative_to(self._root):
@@ -62,8 +67,7 @@ class _Folder(Mapping[str, bytes]):
             data = None
         except OSError as error:
             raise BadInput(f"{safe(name)!r} in {safe(self.path, 300)} cannot be read: {error.strerror}") from error
-        if self._identity() != self._which:
-            raise BadInput(f"{safe(self.path, 300)} was replaced while it was being read", fix="read it again")
+        self._still()
         if data is None:
             raise KeyError(name)
         return data
@@ -79,6 +83,7 @@ class _Folder(Mapping[str, bytes]):
                 if count > MAX_FILES:
                     raise BadInput(f"{safe(self.path, 300)} holds more than {MAX_FILES} files")
                 yield Path(folder, name).relative_to(self._root).as_posix()
+        self._still()  # else names of both, or none, look like a folder
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
