@@ -5,14 +5,15 @@ from __future__ import annotations
 import warnings
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 
 def lloyd(x: Tensor, k: int, seed: int, rounds: int = 100) -> tuple[Tensor, Tensor]:
     """(k, d) centres and (n,) the centre of each row of x (n, d)."""
+    from sklearn.cluster import KMeans  # takes longer to import than all of ours, and most commands look for no clusters
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
     with threadpool_limits(1, "openmp"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct examples than places
         fitted = KMeans(k, n_init=1, max_iter=rounds, random_state=seed % 2**32).fit(x.numpy())
