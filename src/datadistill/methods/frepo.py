@@ -31,7 +31,8 @@ from ..synthetic import SyntheticSet
 from ..training.lamb import LAMB
 from ..training.pool import Pool
 from .base import TABLE, Paper
-from .regression import Features, descend, label_scale
+from .matching import descend
+from .regression import Features, label_scale
 
 BATCH = 1000  # examples of S in a step of a pool's network
 

@@ -32,7 +32,8 @@ from ..run import Run
 from ..synthetic import SyntheticSet
 from ..text import size
 from .base import Paper
-from .regression import Regression, descend
+from .matching import descend
+from .regression import Regression
 
 
 @final

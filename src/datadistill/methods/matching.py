@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -85,7 +85,7 @@ class Matching(Method):
 
     def pieces(self, task: Task, run: Run) -> Pieces:
         """Pieces of `chunk` examples, or of so many that the net's largest activation fits the caches."""
-        return Pieces(self.chunk, "piece", run.notes) if self.chunk else pieces_for(self.network(task, run, "chunk"), task, run)
+        return pieces_for(self.network(task, run, "chunk"), task, run, self.chunk)
 
 
 class Fresh:
@@ -103,10 +103,10 @@ class Fresh:
         return self.net
 
 
-def pieces_for(net: nets.Net, task: Task, run: Run) -> Pieces:
-    """So many examples at once that the net's largest activation takes 16 MiB on a CPU, or 1 GiB on a GPU."""
-    largest = nets.largest_activation(net, task.spec.shape)
-    return Pieces(max(1, min(4096, (2**24 if run.device.type == "cpu" else 2**30) // largest)), "piece", run.notes)
+def pieces_for(net: nets.Net, task: Task, run: Run, chunk: int | None = None) -> Pieces:
+    """`chunk` examples at once; where none is given so many that the net's largest activation takes 16 MiB on a CPU, or 1 GiB on a GPU."""
+    room = 2**24 if run.device.type == "cpu" else 2**30
+    return Pieces(chunk or max(1, min(4096, room // nets.largest_activation(net, task.spec.shape))), "piece", run.notes)
 
 
 def without_batch_norm(method: Method, modality: Modality) -> None:
@@ -162,15 +162,19 @@ def optimizer_of(kind: Literal["sgd", "adam"], syn: SyntheticSet, lr: float, mom
     return torch.optim.Adam(syn.parameters(), lr=lr, betas=(momentum, 0.999)) if kind == "adam" else torch.optim.SGD(syn.parameters(), lr=lr, momentum=momentum)
 
 
-def descend(run: Run, optimizer: torch.optim.Optimizer, syn: SyntheticSet, examples: Tensor, value: Tensor, gradient: Tensor) -> None:
-    """A step of S, kept legal, down a loss of this value and gradient by `examples`, which is syn.examples(...) as it was."""
+def descend(run: Run, optimizer: torch.optim.Optimizer, syn: SyntheticSet, examples: Tensor, value: Tensor, gradient: Tensor,
+            others: Sequence[Tensor] = (), gradients: Sequence[Tensor] = ()) -> Tensor:  # fmt: skip
+    """A step of S, kept legal, and of `others`, down a loss of this value; `gradient` is by `examples`, syn.examples(...) as it was, `gradients` by `others`."""
 
     def backward() -> Tensor:
         torch.autograd.backward(examples, gradient)
+        for p, g in zip(others, gradients, strict=True):
+            p.grad = g
         return value
 
-    run.descend(optimizer, backward)
+    value = run.descend(optimizer, backward)
     syn.clamp_()
+    return value
 
 
 def own_items(task: Task, run: Run, syn: SyntheticSet) -> tuple[Tensor, Tensor]:

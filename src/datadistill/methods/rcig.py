@@ -36,7 +36,8 @@ from ..synthetic import SyntheticSet
 from ..training.linear import Linear, smooth
 from ..training.pool import Pool
 from .base import Paper
-from .regression import Features, Learned, descend
+from .matching import descend
+from .regression import Features, Learned
 
 
 @final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -93,7 +93,7 @@ class Features(Regression):
 
     def pieces(self, task: Task, run: Run) -> Pieces:
         """Pieces of `chunk` examples, or of so many that the net's largest activation fits the caches."""
-        return Pieces(self.chunk, "piece", run.notes) if self.chunk else pieces_for(self.network(task, run, "shape"), task, run)
+        return pieces_for(self.network(task, run, "shape"), task, run, self.chunk)
 
 
 class Learned(nn.Module):
@@ -118,21 +118,6 @@ class Learned(nn.Module):
     def keep(self, most: float) -> Tensor:
         """The margin of learned labels, as this rank's part of the loss."""
         return kernel.margin(self.y, most).mean() / dist.ranks() if self.y.requires_grad else torch.zeros((), dtype=self.y.dtype, device=self.y.device)
-
-
-def descend(run: Run, optimizer: torch.optim.Optimizer, syn: SyntheticSet, examples: Tensor, value: Tensor, gradient: Tensor,
-            others: Sequence[Tensor] = (), gradients: Sequence[Tensor] = ()) -> Tensor:  # fmt: skip
-    """A step of S, kept legal, and of `others`, down a loss of this value and of these gradients, by `examples` and by `others`."""
-
-    def backward() -> Tensor:
-        torch.autograd.backward(examples, gradient)
-        for p, g in zip(others, gradients, strict=True):
-            p.grad = g
-        return value
-
-    value = run.descend(optimizer, backward)
-    syn.clamp_()
-    return value
 
 
 def label_scale(classes: int) -> float:

@@ -27,7 +27,8 @@ from ..match import distribution, kernel
 from ..run import Run
 from ..synthetic import SyntheticSet
 from .base import Paper
-from .regression import Features, descend
+from .matching import descend
+from .regression import Features
 
 
 @final
