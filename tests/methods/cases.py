@@ -28,7 +28,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "datadam": [{"iterations": 3, "width": 4, "real_batch": 4}],
     "m3d": [{"iterations": 3, "width": 4, "real_batch": 4, "per_net": 2}],
     "ncfm": [{"iterations": 2, "width": 4, "real_batch": 4, "nets_trained": 2, "epochs": 1, "frequencies": 8}],
-    "teacher-labels": [{"epochs": 3, "steps": 2, "width": 4}, {"epochs": 9, "epoch": 2, "width": 4, "select": "k-means"}],
+    "teacher-labels": [{"epochs": 3, "steps": 2, "width": 4}, {"epochs": 9, "epoch": 2, "width": 4, "init": "representative"}],
     "label-distillation": [{"iterations": 3, "per_net": 2, "width": 4, "real_batch": 8, "chunk": 5}],
     "dm": [{"iterations": 3, "width": 4, "real_batch": 8}, {"iterations": 3, "width": 4, "real_batch": 4, "sampling": "representative", "form": "multiform:2"},
            {"iterations": 2, "width": 4, "real_batch": 4, "form": "frequency:2"}, {"iterations": 2, "width": 4, "real_batch": 4, "form": "basis:2"},

@@ -14,6 +14,7 @@ from datadistill.match import ridge
 from datadistill.memory import Pieces
 from datadistill.methods import LabelDistillation, TeacherLabels, label_only, label_teacher
 from datadistill.methods.label_teacher import candidates
+from datadistill.modalities import Tabular
 from datadistill.rng import rng
 from datadistill.run import Run
 from datadistill.synthetic.set import real_indices
@@ -40,6 +41,20 @@ def test_teacher_labels_are_what_the_expert_says_of_real_examples(task):
         said = F.softmax(expert(task.train.read(syn.origin)), 1)
     torch.testing.assert_close(syn.labels.targets(torch.arange(len(syn))), said, atol=2e-3, rtol=0)
     assert torch.equal(syn.y, task.train.labels[syn.origin]) and torch.equal(syn.rows.nan_to_num(-1), task.train.stored[syn.origin].nan_to_num(-1))
+
+
+@pytest.mark.parametrize("method", [TeacherLabels(epoch=1, width=4, init="representative"), LabelDistillation(iterations=1, width=4, real_batch=8, init="representative")])
+def test_labels_may_be_those_of_representative_examples(method):
+    """Which the class's clusters name, and a seed does not change: here a class lies at two places, and its items at one each."""
+    rows = torch.tensor([[0.0, 0.0]] * 9 + [[9.0, 9.0]] * 9 + [[-5.0, 5.0]] * 9 + [[5.0, -5.0]] * 9)
+    labels = torch.arange(2).repeat_interleave(18)
+    columns = [{"name": n, "integer": False} for n in "ab"]
+    real = Real(rows, labels, Tabular(Tabular.spec_of(rows, columns, ("x", "y"), "label")))
+    task = Task(real, real, torch.tensor([2, 2]))
+    for seed in range(4):
+        syn = method.distill(task, Run(seed))
+        assert torch.equal(syn.y, torch.tensor([0, 0, 1, 1]))
+        assert (syn.rows[0] != syn.rows[1]).any() and (syn.rows[2] != syn.rows[3]).any()
 
 
 def test_the_experts_age_is_chosen_on_validation_data(monkeypatch):

@@ -26,7 +26,7 @@ from ..synthetic.set import Recipe
 from ..training.unroll import unroll
 from .base import Paper
 from .inner import average, descent
-from .trajectories import Trajectory
+from .trajectories import Key, Trajectory
 
 
 @final
@@ -44,7 +44,7 @@ class ATT(Trajectory):
         N, M, T = self.loops(task)
         y = syn.example_labels().hard
 
-        def match(key: tuple[str | int, ...], alpha: Tensor) -> Tensor:
+        def match(key: Key, alpha: Tensor) -> Tensor:
             start, target = experts.segment(run.rng("segment", *key), range(T), M)
             loss = self.loss(experts.net, task, run, y, *key)
             (theta,) = unroll(loss, (start,), alpha, (syn.examples(),), N, **room, best=lambda at: (at - target).norm())

@@ -36,7 +36,7 @@ from ..training.experts import Experts, Teaching
 from ..training.unroll import unroll
 from .base import Paper
 from .inner import average, descent
-from .trajectories import Segment, Trajectory, keep_class_, nearest
+from .trajectories import Key, Segment, Trajectory, keep_class_, nearest
 
 CHUNK = 512  # examples that an expert labels at once
 
@@ -52,6 +52,7 @@ class DATM(Trajectory):
     when: ClassVar = "large budgets up to lossless: it matches later parts of training"
     paper: ClassVar = Paper(title="Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching", venue="ICLR 2024", arxiv="2310.05773")
     may_be_zero: ClassVar = frozenset({"min_start", "expansion_end"})
+    quick: ClassVar = {**Trajectory.quick, "init": "real"}  # those that an expert labels right
     quick_table: ClassVar = {**Trajectory.quick_table, "first_max_start": 1, "max_start": 3, "expansion_end": 150}
     LOOPS: ClassVar = {1: (80, 2, 4), 10: (80, 2, 20), 50: (80, 2, 40), 500: (40, 2, 60), 1000: (100, 2, 60)}
     WINDOWS: ClassVar = {1: (0, 4, 0), 10: (0, 10, 1000), 50: (0, 20, 2000), 500: (40, 60, 0), 1000: (40, 60, 0)}  # ipc: (T-, T_0, until)
@@ -100,7 +101,7 @@ class DATM(Trajectory):
 
         replay = differentiable(segment, run.device, run.notes)
 
-        def match(key: tuple[str | int, ...], alpha: Tensor) -> Tensor:
+        def match(key: Key, alpha: Tensor) -> Tensor:
             starts = trajectory.window(key[0] if isinstance(key[0], int) else 0, low, first, T, until)
             return replay(self.segment(task, run, experts, starts, N, M, len(y), key), alpha, syn.x, L["logits"])
 

@@ -45,7 +45,7 @@ class DD(Inner):
     family: ClassVar = "kernel"
     paper: ClassVar = Paper(title="Dataset Distillation", venue="arXiv 2018", arxiv="1811.10959")
     scales_over: ClassVar = "nets"
-    quick: ClassVar = {"iterations": 100, "width": 16, "real_batch": 256, "lr": 0.05}
+    quick: ClassVar = {"iterations": 100, "width": 16, "real_batch": 256, "lr": 0.05, "init": "representative"}
     quick_table: ClassVar = {**TABLE, "iterations": 200}
     positive: ClassVar = frozenset({"eta"})
 

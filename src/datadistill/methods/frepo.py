@@ -46,7 +46,7 @@ class FRePo(Features):
     paper: ClassVar = Paper(title="Dataset Distillation using Neural Feature Regression", venue="NeurIPS 2022", arxiv="2206.00719")
     stores: ClassVar = "items and learned outputs"
     when: ClassVar = "few items per class, and little time: strong at one"
-    quick: ClassVar = {"iterations": 300, "lr": 0.01, "real_batch": 256, "width": 32, "pool": 4, "max_updates": 30}
+    quick: ClassVar = {"iterations": 300, "lr": 0.01, "real_batch": 256, "width": 32, "pool": 4, "max_updates": 30, "init": "representative"}
     quick_table: ClassVar = TABLE
 
     iterations: int = 500_000

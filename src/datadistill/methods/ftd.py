@@ -14,19 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from torch import Tensor
-
 from ..data.task import Task
-from ..match import trajectory
-from ..replay import differentiable
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..synthetic.set import Recipe
 from ..training.experts import Teaching
-from ..training.unroll import unroll
 from .base import Paper
 from .inner import average, descent
-from .trajectories import Average, Segment, Trajectory
+from .trajectories import Average, Trajectory
 
 
 @final
@@ -46,18 +41,7 @@ class FTD(Trajectory):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn, experts, room = self.start(task, run), self.expert_pool(task, run, Teaching(rho=self.rho, alpha=self.gsam_alpha)), self.room(run)
-        N, M, T = self.loops(task)
-        y = syn.example_labels().hard.to(run.device)
-
-        def segment(drawn: Segment, alpha: Tensor, S: Tensor) -> Tensor:
-            (theta,) = unroll(self.loss_on(experts.net, y, drawn.batches.__getitem__), (drawn.start,), alpha, (S,), N, **room)
-            return trajectory.distance(theta, drawn.start, drawn.target)
-
-        replay = differentiable(segment, run.device, run.notes)
-
-        def match(key: tuple[str | int, ...], alpha: Tensor) -> Tensor:
-            return replay(self.segment(task, run, experts, range(T), N, M, len(y), key), alpha, syn.examples())
-
+        match = self.matcher(task, run, experts, syn, room)
         alpha = self.rate(run, match)
         mean = Average(syn, self.decay).to(run.device)
         optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (alpha.parameters(), self.lr_alpha))

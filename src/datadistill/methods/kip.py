@@ -44,7 +44,7 @@ class KIP(Regression):
     name: ClassVar = "kip"
     paper: ClassVar = Paper(title="Dataset Meta-Learning from Kernel Ridge-Regression", venue="ICLR 2021", arxiv="2011.00050")
     when: ClassVar = "tables and small pictures, few items: no network is trained or drawn"
-    quick: ClassVar = {"iterations": 150, "real_batch": 1000}
+    quick: ClassVar = {"iterations": 150, "real_batch": 1000, "init": "representative"}
 
     iterations: int = 10_000
     lr: float = 0.04  # eta, of Adam

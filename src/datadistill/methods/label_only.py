@@ -30,7 +30,7 @@ from ..match.pieces import add_
 from ..memory import Pieces
 from ..modalities import Modality
 from ..run import Run
-from ..synthetic import SyntheticSet
+from ..synthetic import Choice, SyntheticSet
 from ..synthetic.set import real_indices
 from ..training.embedding import narrow
 from .base import Method, Paper
@@ -49,7 +49,7 @@ class LabelDistillation(Method):
     when: ClassVar = "when the items must stay real"
     family: ClassVar = "kernel"
     paper: ClassVar = Paper(title="Flexible Dataset Distillation: Learn Labels Instead of Images", venue="NeurIPS 2020 workshop on meta-learning", arxiv="2006.08572")
-    quick: ClassVar = {"iterations": 300, "real_batch": 256, "per_net": 100, "width": 32}
+    quick: ClassVar = {"iterations": 300, "real_batch": 256, "per_net": 100, "width": 32, "init": "representative"}
 
     iterations: int = 5000  # K
     lr: float = 0.05  # eta, on the logits of y~
@@ -60,6 +60,7 @@ class LabelDistillation(Method):
     smoothing: float = 0.1  # mass that each label gives to the other classes at the start
     net: str = "auto"  # f
     width: int | None = None
+    init: Choice = "real"  # x~; representative: those in the middle of their class's clusters
     augment: bool = True  # of real examples
     chunk: int = 64  # examples through the net at once: memory, no result
 
@@ -69,7 +70,7 @@ class LabelDistillation(Method):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
-        indices = real_indices(task, run.rng("select"))
+        indices = real_indices(task, run.rng("select"), how=self.init)
         y = task.train.labels[indices]
         held, pieces = Learned(smoothed(y, len(task.classes), self.smoothing)).to(run.device), Pieces(self.chunk, "piece", run.notes)
         optimizer = torch.optim.Adam(held.parameters(), lr=self.lr)

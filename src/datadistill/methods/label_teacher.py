@@ -1,6 +1,6 @@
 """Teacher labels on real examples (Qin et al., "A Label is Worth a Thousand Images in Dataset Distillation", NeurIPS 2024).
 
-    S <- real examples of each class (at random, or the medoids of k-means)
+    S <- real examples of each class (at random, or those in the middle of clusters)
     an expert theta* is trained on T, its parameters after every epoch kept
     for each of some epochs t:   y_t <- softmax(theta*_t(S));   a student is trained on (S, y_t) and scored on validation data
     S is labelled with the y_t that scored best: one distribution for each example, no augmentation
@@ -12,7 +12,7 @@ chosen here, on validation data and by one student, where theirs is swept over b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +24,12 @@ from ..memory import Pieces
 from ..modalities import Modality
 from ..rng import seed_of
 from ..run import Run
-from ..synthetic import SyntheticSet
+from ..synthetic import Choice, SyntheticSet
 from ..synthetic.set import real_indices
 from ..training.embedding import narrow
 from ..training.experts import Experts, Teaching
 from ..training.fit import Schedule, accuracy, fit
 from .base import Method, Paper
-from .k_means import KMeans
 from .matching import without_batch_norm
 
 
@@ -46,9 +45,9 @@ class TeacherLabels(Method):
     family: ClassVar = "decoupled"
     paper: ClassVar = Paper(title="A Label is Worth a Thousand Images in Dataset Distillation", venue="NeurIPS 2024", arxiv="2406.10485")
 
-    quick: ClassVar = {"most_steps": 1200, "width": 16, "steps": 150}
+    quick: ClassVar = {"most_steps": 1200, "width": 16, "steps": 150, "init": "representative"}
 
-    select: Literal["random", "k-means"] = "random"
+    init: Choice = "real"  # S; representative: those in the middle of their class's clusters
     net: str = "auto"  # of the expert and of the student that chooses
     width: int | None = None
     epochs: int = 60  # the expert's last
@@ -69,11 +68,7 @@ class TeacherLabels(Method):
         experts = Experts(task.train, run, net=family, width=self.width, count=1, teaching=teaching)
         last = self.epochs if self.most_steps is None else max(1, min(self.epochs, self.most_steps // experts.per_epoch))
         ages = [self.epoch] if self.epoch is not None else candidates(last)
-        if self.select == "k-means":
-            medoids = KMeans(keep="medoids", embedding="input").distill(task, Run(run.seed, device=run.device))  # quick: begun again when resumed
-            chosen = Chosen(medoids.origin, len(ages))
-        else:
-            chosen = Chosen(real_indices(task, run.rng("select")), len(ages))
+        chosen = Chosen(real_indices(task, run.rng("select"), how=self.init), len(ages))
 
         for k in run.steps(len(ages), chosen, label="choosing the expert's age"):
             if len(ages) > 1:

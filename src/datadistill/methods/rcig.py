@@ -49,7 +49,7 @@ class RCIG(Features):
     paper: ClassVar = Paper(title="Dataset Distillation with Convexified Implicit Gradients", venue="ICML 2023", arxiv="2302.06755")
     stores: ClassVar = "items and learned outputs"
     when: ClassVar = "as FRePo, with the body of the network in the regression: slower, few items per class"
-    quick: ClassVar = {"iterations": 80, "lr": 0.03, "real_batch": 128, "width": 16, "pool": 3, "inner": 8, "steps": 4, "max_updates": 30}
+    quick: ClassVar = {"iterations": 80, "lr": 0.03, "real_batch": 128, "width": 16, "pool": 3, "inner": 8, "steps": 4, "max_updates": 30, "init": "representative"}
 
     iterations: int = 10_000
     lr: float = 3e-3  # of Adam, on X_s and y_s

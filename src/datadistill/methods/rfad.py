@@ -40,7 +40,7 @@ class RFAD(Features):
     paper: ClassVar = Paper(title="Efficient Dataset Distillation using Random Feature Approximation", venue="NeurIPS 2022", arxiv="2210.12067")
     stores: ClassVar = "items and learned outputs"
     when: ClassVar = "as KIP where its exact kernel does not fit: networks are drawn, none is trained"
-    quick: ClassVar = {"iterations": 200, "lr": 0.02, "real_batch": 256, "nets": 2, "width": 32, "lr_tau": 0.03}
+    quick: ClassVar = {"iterations": 200, "lr": 0.02, "real_batch": 256, "nets": 2, "width": 32, "lr_tau": 0.03, "init": "representative"}
 
     iterations: int = 10_000
     lr: float = 1e-3  # of Adam, on X_s and y_s

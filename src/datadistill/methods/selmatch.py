@@ -24,18 +24,15 @@ from torch import Tensor
 from ..data.task import Task
 from ..errors import UsageError
 from ..labels import Hard
-from ..match import trajectory
 from ..modalities import Modality
-from ..replay import differentiable
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..synthetic.set import Recipe
 from ..training.embedding import content_key
-from ..training.unroll import unroll
 from .base import Paper
 from .forgetting import Forgetting
 from .inner import average, descent
-from .trajectories import Segment, Trajectory, nearest
+from .trajectories import Trajectory, nearest
 
 SHARES = {1: (1.0, None), 250: (0.6, 0.5), 500: (0.2, 0.3), 1000: (0.1, 0.2)}  # ipc: (alpha, beta)
 
@@ -53,6 +50,7 @@ class SelMatch(Trajectory):
     may_be_zero: ClassVar = frozenset({"forgetting_epochs"})
     positive: ClassVar = Trajectory.positive | {"distilled"}
     shares: ClassVar = frozenset({"distilled"})
+    quick: ClassVar = {**Trajectory.quick, "init": "real"}  # its own selection
     LOOPS: ClassVar = {**Trajectory.LOOPS, 250: (55, 2, 80)}
 
     iterations: int = 10_000
@@ -74,19 +72,7 @@ class SelMatch(Trajectory):
         syn = SyntheticSet(x.clone(), Hard(task.train.labels[rows], len(task.classes)), task.modality, originals=bool(fixed.any())).to(run.device)
         moves = (~fixed).to(syn.x).view(-1, *[1] * (x.ndim - 1))
         syn.x.register_hook(lambda slope: slope * moves)
-        N, M, T = self.loops(task)
-
-        y = syn.y.to(run.device)
-
-        def segment(drawn: Segment, rate: Tensor, S: Tensor) -> Tensor:
-            (theta,) = unroll(self.loss_on(experts.net, y, drawn.batches.__getitem__), (drawn.start,), rate, (S,), N, **room)
-            return trajectory.distance(theta, drawn.start, drawn.target)
-
-        replay = differentiable(segment, run.device, run.notes)
-
-        def match(key: tuple[str | int, ...], rate: Tensor) -> Tensor:
-            return replay(self.segment(task, run, experts, range(T), N, M, len(y), key), rate, syn.x)
-
+        match = self.matcher(task, run, experts, syn, room)
         rate = self.rate(run, match)
         optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (rate.parameters(), self.lr_alpha))
         for it in run.steps(self.iterations, syn, rate, optimizer, room["keep"]):

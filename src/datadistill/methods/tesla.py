@@ -18,18 +18,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from torch import Tensor
-
 from ..data.task import Task
-from ..match import trajectory
-from ..replay import differentiable
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..synthetic.set import Recipe
-from ..training.unroll import unroll
 from .base import Paper
 from .inner import average, descent
-from .trajectories import CIFAR10, Segment, Trajectory
+from .trajectories import CIFAR10, Trajectory
 
 
 @final
@@ -45,18 +40,7 @@ class TESLA(Trajectory):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn, experts, room = self.start(task, run), self.expert_pool(task, run), self.room(run)
-        N, M, T = self.loops(task)
-        y = syn.example_labels().hard.to(run.device)
-
-        def segment(drawn: Segment, beta: Tensor, S: Tensor) -> Tensor:
-            (theta,) = unroll(self.loss_on(experts.net, y, drawn.batches.__getitem__), (drawn.start,), beta, (S,), N, **room, hessian=False)
-            return trajectory.distance(theta, drawn.start, drawn.target)
-
-        replay = differentiable(segment, run.device, run.notes)
-
-        def match(key: tuple[str | int, ...], beta: Tensor) -> Tensor:
-            return replay(self.segment(task, run, experts, range(T), N, M, len(y), key), beta, syn.examples())
-
+        match = self.matcher(task, run, experts, syn, room, hessian=False)
         beta = self.rate(run, match)
         optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (beta.parameters(), self.lr_alpha))
         for it in run.steps(self.iterations, syn, beta, optimizer, room["keep"]):

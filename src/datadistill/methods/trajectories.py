@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..data.task import Task
+from ..match import trajectory
+from ..replay import differentiable
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..training.experts import Experts, Teaching
+from ..training.unroll import unroll
 from .inner import Draw, Inner, Rate
 
 RATES = 0.01, 0.02, 0.04, 0.08, 0.16  # none below the papers': a student that stands still is near its expert too, and learns nothing from S
 CIFAR10 = {1: (50, 2, 2), 10: (30, 2, 20), 50: (30, 2, 40)}  # ipc: (N, M, T+), as MTT and FTD have them
 PER_CLASS = 5000  # examples that CIFAR-10 has
+
+Key = tuple[str | int, ...]
 
 
 class Segment(NamedTuple):
@@ -41,7 +46,7 @@ class Trajectory(Inner):
     scales_over: ClassVar = "experts"
     positive: ClassVar = frozenset({"alpha", "lr_expert"})
     LOOPS: ClassVar[dict[int, tuple[int, int, int]]] = CIFAR10
-    quick: ClassVar = {"iterations": 150, "steps": 20, "batch": 20, "experts": 2, "lr_expert": 0.1, "width": 16}
+    quick: ClassVar = {"iterations": 150, "steps": 20, "batch": 20, "experts": 2, "lr_expert": 0.1, "width": 16, "init": "representative"}
     quick_table: ClassVar = {"expert_epochs": 5}  # rows are learned later than pictures are
 
     iterations: int = 5000
@@ -73,11 +78,23 @@ class Trajectory(Inner):
         experts.prepare(T - 1 + M)
         return experts
 
-    def segment(self, task: Task, run: Run, experts: Experts, starts: range, N: int, M: int, n: int, key: tuple[str | int, ...]) -> Segment:
+    def segment(self, task: Task, run: Run, experts: Experts, starts: range, N: int, M: int, n: int, key: Key) -> Segment:
         """The segment of this name, with N minibatches of n examples of S."""
         return Segment(*experts.segment(run.rng("segment", *key), starts, M), [self.draw(task, run, n, i, *key) for i in range(N)])
 
-    def rate(self, run: Run, match: Callable[[tuple[str | int, ...], Tensor], Tensor]) -> Rate:
+    def matcher(self, task: Task, run: Run, experts: Experts, syn: SyntheticSet, room: dict[str, Any], **options: Any) -> Callable[[Key, Tensor], Tensor]:
+        """MTT's loss: match(key, alpha) is that of the segment of this name, by S and the rate alpha; options are unroll's."""
+        N, M, T = self.loops(task)
+        y = syn.example_labels().hard.to(run.device)
+
+        def segment(drawn: Segment, alpha: Tensor, S: Tensor) -> Tensor:
+            (theta,) = unroll(self.loss_on(experts.net, y, drawn.batches.__getitem__), (drawn.start,), alpha, (S,), N, **room, **options)
+            return trajectory.distance(theta, drawn.start, drawn.target)
+
+        replay = differentiable(segment, run.device, run.notes)
+        return lambda key, alpha: replay(self.segment(task, run, experts, range(T), N, M, len(y), key), alpha, syn.examples())
+
+    def rate(self, run: Run, match: Callable[[Key, Tensor], Tensor]) -> Rate:
         """alpha at the start; match(key, alpha) is the loss of the segment of that name."""
         if self.alpha is not None:
             return Rate(self.alpha).to(run.device)

@@ -14,8 +14,11 @@ from ..data.task import Task
 from ..match.clusters import representative
 from ..modalities import Modality
 
-Start = Literal["real", "representative", "noise"]
-"""With what S begins: random examples of T, those in the middle of a class's clusters (see `representative_indices`), or noise."""
+Choice = Literal["real", "representative"]
+"""Which examples of T: random ones, or those in the middle of their class's clusters (see `real_indices`)."""
+
+Start = Literal[Choice, "noise"]
+"""With what S begins: examples of T, or noise."""
 
 
 class Form(nn.Module, ABC):
@@ -100,35 +103,29 @@ def beginnings(task: Task, how: Start, rng: torch.Generator, each: int = 1) -> T
     """(task.quota.sum() * each, *spec.shape) the examples that S begins with, in class order."""
     if how == "noise":
         return task.modality.noise(int(task.quota.sum()) * each, rng)
-    return task.train.read(real_indices(task, rng, each) if how == "real" else representative_indices(task, rng, each))
+    return task.train.read(real_indices(task, rng, each, how))
 
 
-def real_indices(task: Task, rng: torch.Generator, each: int = 1) -> Tensor:
-    """A random choice of task.quota[c] * each real examples of each class, in class order; a class that has fewer repeats them."""
-    return _of_each_class(task, each, lambda c, n: task.train.pick(c, n, rng))
+def real_indices(task: Task, rng: torch.Generator, each: int = 1, how: Choice = "real") -> Tensor:
+    """task.quota[c] * each real examples of each class, in class order; a class that has fewer repeats them.
 
-
-def representative_indices(task: Task, rng: torch.Generator, each: int = 1) -> Tensor:
-    """As `real_indices`, but of each class those in the middle of as many clusters, in network space. Clusters are of 1000 of its examples,
-    or of as many as 64 MiB hold, and of four for each cluster at least.
+    They are a random choice, or, where they are to be representative, those in the middle of as many clusters in network space, of 1000 of the
+    class's examples, or of as many as 64 MiB hold, and of four for each cluster at least.
     """
     many = min(1000, 2**24 // math.prod(task.spec.shape))
 
-    def middle(c: int, n: int) -> Tensor:
+    def chosen(c: int, n: int) -> Tensor:
+        if how == "real":
+            return task.train.pick(c, n, rng)
         some = task.train.pick(c, max(4 * n, many), rng)
         return some[representative(task.train.read(some).flatten(1), n, int(torch.randint(2**31, (), generator=rng)))]
 
-    return _of_each_class(task, each, middle)
-
-
-def _of_each_class(task: Task, each: int, choose: Callable[[int, int], Tensor]) -> Tensor:
-    """choose(c, n) of each class c in turn, over again where these are fewer than its n = task.quota[c] * each."""
-    chosen = []
+    indices = []
     for c in task.classes:
         n = int(task.quota[c]) * each
-        own = choose(c, n) if n else torch.empty(0, dtype=torch.long)
-        chosen.append(own.repeat(-(-n // max(1, len(own))))[:n])
-    return torch.cat(chosen)
+        own = chosen(c, n) if n else torch.empty(0, dtype=torch.long)
+        indices.append(own.repeat(-(-n // max(1, len(own))))[:n])
+    return torch.cat(indices)
 
 
 def sixteen_bits(x: Tensor) -> Tensor:
