@@ -52,7 +52,7 @@ def blind(monkeypatch):
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 @pytest.mark.parametrize("name", RECORDED)
 def test_what_is_recorded_looks_at_no_number(name, task, blind, monkeypatch):
-    for module in ("mtt", "tesla", "ftd", "datm", "selmatch"):  # whose segments are recorded with their slopes
+    for module in ("trajectories", "datm"):  # whose segments are recorded with their slopes
 
         def dark(work, device, notes=None):
             def segment(given, *inputs):
