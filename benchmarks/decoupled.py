@@ -18,7 +18,7 @@ from board import judged, protocol_for
 from common import MADE, RESULTS, attempt, machine, real, sized
 
 TEACHER, ITERATIONS, LIMIT = "net=resnet18,width=8", 100, 1200.0
-STARTS = {"SRe2L": "sre2l:init=noise,lr=0.25,", "CDA": "cda:init=noise,lr=0.4,", "EDC": "edc:", "FADRM": "fadrm:"}  # the papers', where quick settings have another
+STARTS = {"SRe2L": "sre2l:init=noise,lr=0.25,", "CDA": "cda:init=noise,lr=0.4,", "EDC": "edc:init=real,lr=0.05,", "FADRM": "fadrm:"}  # the papers', where quick settings have another
 ARMS = {
     "full": "full",
     "random, hard labels": "random",

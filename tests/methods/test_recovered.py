@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from datadistill import methods, nets
 from datadistill.match import batch_norm
-from datadistill.methods.decoupled import FromNoise
+from datadistill.methods.decoupled import Started
 from datadistill.methods.delt import DELT
 from datadistill.methods.dwa import push
 from datadistill.methods.gvbsm import sameness
@@ -268,14 +268,15 @@ def test_small_pictures_are_rolled_by_few_pixels(side, jitter):
     assert methods.get("sre2l", jitter=0).recovery(task).jitter == 0
 
 
-# -- those that begin with noise ----------------------------------------------------------------------------------------
+# -- what items begin as ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(name for name, method in methods.all_methods().items() if issubclass(method, FromNoise)))
-def test_noise_is_the_papers_start_and_real_examples_the_quick_one(name):
+@pytest.mark.parametrize("name", sorted(name for name, method in methods.all_methods().items() if issubclass(method, Started)))
+def test_items_begin_as_noise_or_as_examples(name):
     """Unmoved, items are examples of T, or are none of them."""
     real = {x.numpy().tobytes() for x in TASK.train.read(torch.arange(len(TASK.train)))}
-    for preset, expected in (("paper", 0), ("quick", len(TASK.labels))):
-        method = methods.get(name).preset(preset).with_settings({**STILL, "iterations": 2})
-        items = method.distill(TASK, Run(0)).x.data
-        assert sum(x.numpy().tobytes() in real for x in items) == expected
+    papers, quick = (methods.get(name).preset(preset).init for preset in ("paper", "quick"))
+    assert papers == ("real" if name in ("dwa", "edc") else "noise") and quick == "representative"
+    for init in ("noise", "real", "representative"):
+        items = methods.get(name, **STILL, init=init, iterations=2).distill(TASK, Run(0)).x.data
+        assert sum(x.numpy().tobytes() in real for x in items) == (0 if init == "noise" else len(TASK.labels))

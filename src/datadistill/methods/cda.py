@@ -18,20 +18,20 @@ from ..training.recover import Guide, across, easing, recover
 from ..training.relabel import relabel
 from ..training.targets import Running
 from .base import Paper
-from .decoupled import FromNoise
+from .decoupled import Started
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class CDA(FromNoise):
+class CDA(Started):
     """SRe2L from whole images to small crops: easy views first."""
 
     name: ClassVar = "cda"
     stores: ClassVar = "items, teacher labels"
     when: ClassVar = "as SRe2L, from easy to hard crops"
     paper: ClassVar = Paper(title="Dataset Distillation via Curriculum Data Synthesis in Large Data Era", venue="TMLR 2024", arxiv="2311.18838")
-    positive: ClassVar = FromNoise.positive | {"milestone"}
-    shares: ClassVar = FromNoise.shares | {"milestone"}
+    positive: ClassVar = Started.positive | {"milestone"}
+    shares: ClassVar = Started.shares | {"milestone"}
 
     iterations: int = 1000
     lr: float = 0.4

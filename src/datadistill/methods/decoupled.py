@@ -113,7 +113,7 @@ class Decoupled(Method):
 class Recovered(Decoupled):
     """One whose items are moved by gradients. Abstract: the hyper-parameters that all of these have."""
 
-    quick: ClassVar = {**Decoupled.quick, "iterations": 200, "lr": 0.05}  # few steps come further from real examples, not far from them
+    quick: ClassVar = {**Decoupled.quick, "iterations": 200, "lr": 0.05}  # few steps come further from pieces of real examples, not far from them
     positive: ClassVar = Decoupled.positive | {"crop"}
     shares: ClassVar = Decoupled.shares | {"crop"}
     may_be_zero: ClassVar = frozenset({"jitter"})
@@ -134,10 +134,10 @@ class Recovered(Decoupled):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromNoise(Recovered):
-    """One whose paper begins with noise, and whose quick settings begin with real examples. Abstract."""
+class Started(Recovered):
+    """One whose items begin as noise or as whole examples. Abstract."""
 
-    quick: ClassVar = {**Recovered.quick, "init": "real"}
+    quick: ClassVar = {**Recovered.quick, "lr": 0.01, "init": "representative"}  # such examples are good: not far from them
     init: Start = "noise"  # representative: real examples in the middle of their class's clusters
 
     def start(self, task: Task, run: Run) -> SyntheticSet:

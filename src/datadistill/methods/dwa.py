@@ -23,17 +23,17 @@ from torch import Tensor
 from .. import nets
 from ..data.task import Task
 from ..run import Run
-from ..synthetic import SyntheticSet
+from ..synthetic import Start, SyntheticSet
 from ..training.recover import Guide, Unit, across, constant, recover
 from ..training.relabel import relabel
 from ..training.targets import Running
 from .base import Paper
-from .decoupled import Recovered
+from .decoupled import Started
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DWA(Recovered):
+class DWA(Started):
     """SRe2L through a teacher whose weights each batch first climbs away with."""
 
     name: ClassVar = "dwa"
@@ -41,6 +41,7 @@ class DWA(Recovered):
     when: ClassVar = "as SRe2L, for more varied items at more than one per class"
     paper: ClassVar = Paper(title="Diversity-Driven Synthesis: Enhancing Dataset Distillation through Directed Weight Adjustment", venue="NeurIPS 2024", arxiv="2409.17612")
 
+    init: Start = "real"
     iterations: int = 1000
     lr: float = 0.25
     r: float = 0.01
@@ -51,7 +52,7 @@ class DWA(Recovered):
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
         phis = self.phis(task, run)
-        syn = SyntheticSet.init(task, "real", run.rng("init")).to(run.device)
+        syn = self.start(task, run)
         pushed = [copy.deepcopy(phi) for phi in phis]
         guides = [Guide(net, Running(net, self.first, self.var_weight)) for net in pushed]
 

@@ -20,28 +20,29 @@ from ..data.task import Task
 from ..labels import Objective
 from ..nets.taps import convolutions_and_norms
 from ..run import Run
-from ..synthetic import SyntheticSet
+from ..synthetic import Start, SyntheticSet
 from ..training.patches import Patches
 from ..training.recover import Guide, constant, recover
 from ..training.relabel import relabel
 from ..training.statistics import by_patch, measured
 from ..training.targets import Smoothed
 from .base import Paper
-from .decoupled import Recovered, from_patches
+from .decoupled import Started, from_patches
 from .gvbsm import in_class_order
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class EDC(Recovered):
+class EDC(Started):
     """From real images, match statistics of all data and of the batch's classes through several teachers."""
 
     name: ClassVar = "edc"
     stores: ClassVar = "items, labels of several teachers"
     when: ClassVar = "as G-VBSM from real images, with statistics of classes"
     paper: ClassVar = Paper(title="Elucidating the Design Space of Dataset Condensation", venue="NeurIPS 2024", arxiv="2404.13733")
-    shares: ClassVar = Recovered.shares | {"alpha", "share"}
+    shares: ClassVar = Started.shares | {"alpha", "share"}
 
+    init: Start = "real"  # of images up to 64 pixels a side
     net: str = "resnet+vgg"
     iterations: int = 2000
     lr: float = 0.05
@@ -56,7 +57,7 @@ class EDC(Recovered):
         self.check(task.modality)
         phis = self.phis(task, run)
         if max(task.spec.shape[1:]) <= 64:
-            syn = SyntheticSet.init(task, "real", run.rng("init")).to(run.device)
+            syn = self.start(task, run)
         else:
             syn = from_patches(task, Patches(), phis[0], run, originals=False)
         side = 4 if max(task.spec.shape[1:]) <= 64 else 16

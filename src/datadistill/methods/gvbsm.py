@@ -31,20 +31,20 @@ from ..training.relabel import relabel
 from ..training.statistics import by_patch, measured
 from ..training.targets import Smoothed
 from .base import Paper
-from .decoupled import FromNoise
+from .decoupled import Started
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class GVBSM(FromNoise):
+class GVBSM(Started):
     """Match statistics of convolutions, batch norms and patches through several teachers, items of a class kept apart."""
 
     name: ClassVar = "g-vbsm"
     stores: ClassVar = "items, labels of several teachers"
     when: ClassVar = "as SRe2L, through several teachers: carries over to other networks"
     paper: ClassVar = Paper(title="Generalized Large-Scale Data Condensation via Various Backbone and Statistical Matching", venue="CVPR 2024", arxiv="2311.17950")
-    positive: ClassVar = FromNoise.positive | {"tau"}
-    shares: ClassVar = FromNoise.shares | {"alpha"}
+    positive: ClassVar = Started.positive | {"tau"}
+    shares: ClassVar = Started.shares | {"alpha"}
 
     net: str = "resnet+vgg"
     iterations: int = 4000

@@ -22,12 +22,12 @@ from ..training.relabel import relabel
 from ..training.statistics import class_moments
 from ..training.targets import ByClass
 from .base import Paper
-from .decoupled import FromNoise
+from .decoupled import Started
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class LPLD(FromNoise):
+class LPLD(Started):
     """Recover the items of a class together, against the batch-norm statistics of that class."""
 
     name: ClassVar = "lpld"

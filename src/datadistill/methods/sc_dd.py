@@ -22,12 +22,12 @@ from ..training.recover import Guide, across, constant, recover
 from ..training.relabel import relabel
 from ..training.targets import Running
 from .base import Paper
-from .decoupled import FromNoise
+from .decoupled import Started
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SCDD(FromNoise):
+class SCDD(Started):
     """SRe2L through a backbone that never saw a label, and a linear probe."""
 
     name: ClassVar = "sc-dd"

@@ -26,12 +26,12 @@ from ..training.recover import Guide, across, constant, recover
 from ..training.relabel import relabel
 from ..training.targets import Running
 from .base import Paper
-from .decoupled import FromNoise
+from .decoupled import Started
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class SRe2L(FromNoise):
+class SRe2L(Started):
     """Recover images whose classes a teacher knows and whose batch-norm statistics are those of the real data."""
 
     name: ClassVar = "sre2l"

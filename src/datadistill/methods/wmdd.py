@@ -32,12 +32,12 @@ from ..training.relabel import relabel
 from ..training.statistics import class_moments, fingerprint
 from ..training.targets import EachClass
 from .base import Paper
-from .decoupled import FromNoise
+from .decoupled import Started
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class WMDD(FromNoise):
+class WMDD(Started):
     """Recover the items of a class at the Wasserstein barycentre of its features."""
 
     name: ClassVar = "wmdd"
