@@ -56,11 +56,9 @@ class EDC(Started):
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
         phis = self.phis(task, run)
-        if max(task.spec.shape[1:]) <= 64:
-            syn = self.start(task, run)
-        else:
-            syn = from_patches(task, Patches(), phis[0], run, originals=False)
-        side = 4 if max(task.spec.shape[1:]) <= 64 else 16
+        small = max(task.spec.shape[1:]) <= 64
+        syn = self.start(task, run) if small else from_patches(task, Patches(), phis[0], run, originals=False)
+        side = 4 if small else 16
         guides = []
         for phi in phis:
             layers = convolutions_and_norms(phi)
