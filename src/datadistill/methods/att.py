@@ -22,10 +22,8 @@ from ..data.task import Task
 from ..match import trajectory
 from ..run import Run
 from ..synthetic import SyntheticSet
-from ..synthetic.set import Recipe
 from ..training.unroll import unroll
 from .base import Paper
-from .inner import average, descent
 from .trajectories import Key, Trajectory
 
 
@@ -50,11 +48,4 @@ class ATT(Trajectory):
             (theta,) = unroll(loss, (start,), alpha, (syn.examples(),), N, **room, best=lambda at: (at - target).norm())
             return trajectory.distance(theta, start, target)
 
-        alpha = self.rate(run, match)
-        optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (alpha.parameters(), self.lr_alpha))
-        for it in run.steps(self.iterations, syn, alpha, optimizer, room["keep"]):
-            L = run.descend(optimizer, average(run, self.segments, optimizer, lambda k, it=it: match((it, k), alpha())))
-            syn.clamp_()
-            run.log(it, loss=L, alpha=alpha())
-        syn.recipe = Recipe(lr=alpha().item(), augment=self.augment)
-        return syn
+        return self.descend(run, syn, match, room)

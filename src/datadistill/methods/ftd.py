@@ -17,10 +17,8 @@ from typing import ClassVar, final
 from ..data.task import Task
 from ..run import Run
 from ..synthetic import SyntheticSet
-from ..synthetic.set import Recipe
 from ..training.experts import Teaching
 from .base import Paper
-from .inner import average, descent
 from .trajectories import Average, Trajectory
 
 
@@ -41,15 +39,4 @@ class FTD(Trajectory):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn, experts, room = self.start(task, run), self.expert_pool(task, run, Teaching(rho=self.rho, alpha=self.gsam_alpha)), self.room(run)
-        match = self.matcher(task, run, experts, syn, room)
-        alpha = self.rate(run, match)
-        mean = Average(syn, self.decay).to(run.device)
-        optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (alpha.parameters(), self.lr_alpha))
-        for it in run.steps(self.iterations, syn, mean, alpha, optimizer, room["keep"]):
-            L = run.descend(optimizer, average(run, self.segments, optimizer, lambda k, it=it: match((it, k), alpha())))
-            syn.clamp_()
-            mean.update(syn)
-            run.log(it, loss=L, alpha=alpha())
-        mean.give(syn)
-        syn.recipe = Recipe(lr=alpha().item(), augment=self.augment)
-        return syn
+        return self.descend(run, syn, self.matcher(task, run, experts, syn, room), room, Average(syn, self.decay).to(run.device))

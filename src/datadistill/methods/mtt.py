@@ -25,9 +25,7 @@ from typing import ClassVar, final
 from ..data.task import Task
 from ..run import Run
 from ..synthetic import SyntheticSet
-from ..synthetic.set import Recipe
 from .base import Paper
-from .inner import average, descent
 from .trajectories import Trajectory
 
 
@@ -43,12 +41,4 @@ class MTT(Trajectory):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn, experts, room = self.start(task, run), self.expert_pool(task, run), self.room(run)
-        match = self.matcher(task, run, experts, syn, room)
-        alpha = self.rate(run, match)
-        optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (alpha.parameters(), self.lr_alpha))
-        for it in run.steps(self.iterations, syn, alpha, optimizer, room["keep"]):
-            L = run.descend(optimizer, average(run, self.segments, optimizer, lambda k, it=it: match((it, k), alpha())))
-            syn.clamp_()
-            run.log(it, loss=L, alpha=alpha())
-        syn.recipe = Recipe(lr=alpha().item(), augment=self.augment)
-        return syn
+        return self.descend(run, syn, self.matcher(task, run, experts, syn, room), room)

@@ -27,11 +27,9 @@ from ..labels import Hard
 from ..modalities import Modality
 from ..run import Run
 from ..synthetic import SyntheticSet
-from ..synthetic.set import Recipe
 from ..training.embedding import content_key
 from .base import Paper
 from .forgetting import Forgetting
-from .inner import average, descent
 from .trajectories import Trajectory, nearest
 
 SHARES = {1: (1.0, None), 250: (0.6, 0.5), 500: (0.2, 0.3), 1000: (0.1, 0.2)}  # ipc: (alpha, beta)
@@ -72,15 +70,8 @@ class SelMatch(Trajectory):
         syn = SyntheticSet(x.clone(), Hard(task.train.labels[rows], len(task.classes)), task.modality, originals=bool(fixed.any())).to(run.device)
         moves = (~fixed).to(syn.x).view(-1, *[1] * (x.ndim - 1))
         syn.x.register_hook(lambda slope: slope * moves)
-        match = self.matcher(task, run, experts, syn, room)
-        rate = self.rate(run, match)
-        optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (rate.parameters(), self.lr_alpha))
-        for it in run.steps(self.iterations, syn, rate, optimizer, room["keep"]):
-            L = run.descend(optimizer, average(run, self.segments, optimizer, lambda k, it=it: match((it, k), rate())))
-            syn.clamp_()
-            run.log(it, loss=L, alpha=rate())
+        syn = self.descend(run, syn, self.matcher(task, run, experts, syn, room), room)
         syn.x.data[fixed.to(run.device)] = x[fixed].to(run.device)
-        syn.recipe = Recipe(lr=rate().item(), augment=self.augment)
         return syn
 
     def windows(self, task: Task, run: Run) -> tuple[Tensor, Tensor]:

@@ -21,9 +21,7 @@ from typing import ClassVar, final
 from ..data.task import Task
 from ..run import Run
 from ..synthetic import SyntheticSet
-from ..synthetic.set import Recipe
 from .base import Paper
-from .inner import average, descent
 from .trajectories import CIFAR10, Trajectory
 
 
@@ -40,12 +38,4 @@ class TESLA(Trajectory):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn, experts, room = self.start(task, run), self.expert_pool(task, run), self.room(run)
-        match = self.matcher(task, run, experts, syn, room, hessian=False)
-        beta = self.rate(run, match)
-        optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (beta.parameters(), self.lr_alpha))
-        for it in run.steps(self.iterations, syn, beta, optimizer, room["keep"]):
-            L = run.descend(optimizer, average(run, self.segments, optimizer, lambda k, it=it: match((it, k), beta())))
-            syn.clamp_()
-            run.log(it, loss=L, alpha=beta())
-        syn.recipe = Recipe(lr=beta().item(), augment=self.augment)
-        return syn
+        return self.descend(run, syn, self.matcher(task, run, experts, syn, room, hessian=False), room)

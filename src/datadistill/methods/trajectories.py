@@ -14,9 +14,10 @@ from ..match import trajectory
 from ..replay import differentiable
 from ..run import Run
 from ..synthetic import SyntheticSet
+from ..synthetic.set import Recipe
 from ..training.experts import Experts, Teaching
 from ..training.unroll import unroll
-from .inner import Draw, Inner, Rate
+from .inner import Draw, Inner, Rate, average, descent
 
 RATES = 0.01, 0.02, 0.04, 0.08, 0.16  # none below the papers': a student that stands still is near its expert too, and learns nothing from S
 CIFAR10 = {1: (50, 2, 2), 10: (30, 2, 20), 50: (30, 2, 40)}  # ipc: (N, M, T+), as MTT and FTD have them
@@ -104,6 +105,21 @@ class Trajectory(Inner):
             with torch.no_grad():
                 tally.losses[k] = sum(float(match(("first", j), torch.tensor(RATES[k], device=run.device))) for j in range(2))
         return Rate(RATES[int(tally.losses.nan_to_num(nan=torch.inf).argmin())]).to(run.device)
+
+    def descend(self, run: Run, syn: SyntheticSet, match: Callable[[Key, Tensor], Tensor], room: dict[str, Any], *means: Average) -> SyntheticSet:
+        """S and alpha go down match(key, alpha), the loss of the segment of that name; S comes out, or its mean over iterations, if one is to be kept."""
+        alpha = self.rate(run, match)
+        optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (alpha.parameters(), self.lr_alpha))
+        for it in run.steps(self.iterations, syn, *means, alpha, optimizer, room["keep"]):
+            L = run.descend(optimizer, average(run, self.segments, optimizer, lambda k, it=it: match((it, k), alpha())))
+            syn.clamp_()
+            for mean in means:
+                mean.update(syn)
+            run.log(it, loss=L, alpha=alpha())
+        for mean in means:
+            mean.give(syn)
+        syn.recipe = Recipe(lr=alpha().item(), augment=self.augment)
+        return syn
 
 
 def nearest(table: dict[int, tuple], task: Task) -> int:
