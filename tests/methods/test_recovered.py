@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 
 from datadistill import methods, nets
+from datadistill.data.task import Real, Task
 from datadistill.match import batch_norm
 from datadistill.methods.decoupled import Started
 from datadistill.methods.delt import DELT
 from datadistill.methods.dwa import push
 from datadistill.methods.gvbsm import sameness
+from datadistill.modalities import Image
 from datadistill.nets.taps import Taps, batch_norms, convolutions_and_norms
 from datadistill.rng import rng
 from datadistill.run import Run
@@ -280,3 +282,12 @@ def test_items_begin_as_noise_or_as_examples(name):
     for method, expected in begun:
         items = method.with_settings({**STILL, "iterations": 2}).distill(TASK, Run(0)).x.data
         assert sum(x.numpy().tobytes() in real for x in items) == expected
+
+
+@pytest.mark.parametrize(("side", "init", "whole"), [(64, "real", True), (72, "real", False), (72, "representative", True)])
+def test_edc_makes_mosaics_of_large_pictures_where_nothing_else_is_asked_for(side, init, whole):
+    stored = F.interpolate(TASK.train.read(torch.arange(len(TASK.train))), side).mul(40).add(128).clamp(0, 255).to(torch.uint8)
+    real = Real(stored, TASK.train.labels, Image(Image.spec_of(stored, TASK.spec.classes, mode="other")))
+    syn = methods.get("edc", iterations=1, net="resnet", init=init, **STILL).distill(Task(real, real, TASK.quota), Run(0))
+    examples = {x.numpy().tobytes() for x in real.read(torch.arange(len(real)))}
+    assert {x.numpy().tobytes() in examples for x in syn.x.data} == {whole}

@@ -42,7 +42,7 @@ class EDC(Started):
     paper: ClassVar = Paper(title="Elucidating the Design Space of Dataset Condensation", venue="NeurIPS 2024", arxiv="2404.13733")
     shares: ClassVar = Started.shares | {"alpha", "share"}
 
-    init: Start = "real"  # of images up to 64 pixels a side
+    init: Start = "real"  # above 64 pixels a side: mosaics of pieces of real examples
     net: str = "resnet+vgg"
     iterations: int = 2000
     lr: float = 0.05
@@ -57,7 +57,8 @@ class EDC(Started):
         self.check(task.modality)
         phis = self.phis(task, run)
         small = max(task.spec.shape[1:]) <= 64
-        syn = self.start(task, run) if small else from_patches(task, Patches(), phis[0], run, originals=False)
+        mosaics = self.init == "real" and not small
+        syn = from_patches(task, Patches(), phis[0], run, originals=False) if mosaics else self.start(task, run)
         side = 4 if small else 16
         guides = []
         for phi in phis:
