@@ -365,6 +365,7 @@ def test_selmatch_keeps_the_hard_part_of_its_window_as_it_is():
     for c in task.classes:
         n, own = int(task.quota[c]), scores[task.train.indices(c)].sort(descending=True).values
         assert scores[rows[task.labels == c]].tolist() == own[int(0.5 * n) :][:n].tolist()
+    assert not methods.get("selmatch", forgetting_epochs=0).windows(task, Run(0))[1].any(), "few items all move, however few examples there are"
 
 
 def test_dealing_out_leaves_no_part_empty():

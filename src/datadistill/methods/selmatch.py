@@ -7,10 +7,10 @@ MTT for a large S, which full distillation makes too easy. In the paper's letter
 
 Differences from the authors' code: those of `mtt`; difficulty is the number of forgetting events (Toneva et al., ICLR 2019;
 the authors offer it, beside a C-score that must be had from elsewhere), counted in one training run of a few epochs, ties at
-random; alpha and beta are looked up for the nearest smaller ipc of their CIFAR-10 runs, or as large a share, which begin at
-250: below that alpha is 1, N, M and T+ are MTT's, and the window lies in the middle of the class; it moves back where a class
-is too small for it. Their nets have batch norm; their stronger augmentation in evaluation is the judge's matter. An artifact
-made by it contains originals, and says so.
+random; alpha and beta are those of the nearest smaller ipc of their CIFAR-10 runs, which begin at 250: below that alpha is 1
+and the window lies in the middle of the class; it moves back where a class is too small for it; N, M and T+ are looked up as
+MTT's. Their nets have batch norm; their stronger augmentation in evaluation is the judge's matter. An artifact that keeps real
+images says that it has originals.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..synthetic import SyntheticSet
 from ..training.embedding import content_key
 from .base import Paper
 from .forgetting import Forgetting
-from .trajectories import Trajectory, nearest
+from .trajectories import Trajectory
 
 SHARES = {1: (1.0, None), 250: (0.6, 0.5), 500: (0.2, 0.3), 1000: (0.1, 0.2)}  # ipc: (alpha, beta)
 
@@ -77,7 +77,7 @@ class SelMatch(Trajectory):
     def windows(self, task: Task, run: Run) -> tuple[Tensor, Tensor]:
         """(n,) real examples, each class's window from hard to easy, in class order; (n,) whether they stay as they are."""
         scores = self.difficulty(task, run)
-        own_alpha, own_beta = SHARES[nearest(SHARES, task)]
+        own_alpha, own_beta = SHARES[max(ipc for ipc in SHARES if ipc <= max(1, int(task.quota.max())))]
         alpha, beta = self.distilled or own_alpha, own_beta if self.left_out is None else self.left_out
         rows, fixed = [], []
         for c in task.classes:
