@@ -278,6 +278,7 @@ def test_items_begin_as_noise_or_as_examples(name):
     """Unmoved, items are examples of T, or are none of them."""
     real = {x.numpy().tobytes() for x in TASK.train.read(torch.arange(len(TASK.train)))}
     papers, quick, all_of_them = methods.get(name).preset("paper"), methods.get(name).preset("quick"), len(TASK.labels)
+    assert papers.init == ("real" if name in ("dwa", "edc") else "noise") and quick.init == "representative"
     begun = [(papers, all_of_them if name in ("dwa", "edc") else 0), (quick, all_of_them), (quick.with_settings({"init": "noise"}), 0), (quick.with_settings({"init": "real"}), all_of_them)]
     for method, expected in begun:
         items = method.with_settings({**STILL, "iterations": 2}).distill(TASK, Run(0)).x.data

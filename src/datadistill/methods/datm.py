@@ -36,7 +36,7 @@ from ..training.experts import Experts, Teaching
 from ..training.unroll import unroll
 from .base import Paper
 from .inner import average, descent
-from .trajectories import Key, Segment, Trajectory, keep_class_, nearest
+from .trajectories import Key, Segment, Trajectory, keep_class_, likened, nearest
 
 CHUNK = 512  # examples that an expert labels at once
 
@@ -75,7 +75,7 @@ class DATM(Trajectory):
 
     def window(self, task: Task) -> tuple[int, int, int]:
         """(T-, T_0, expansion_end), the last, where it is not given, the paper's share of the iterations."""
-        low, first, until = self.WINDOWS[nearest(self.WINDOWS, task)]
+        low, first, until = self.WINDOWS[nearest(self.WINDOWS, likened(task))]
         own = self.epochs(low, least=0), self.epochs(first), round(until * self.iterations / type(self).iterations)
         given = self.min_start, self.first_max_start, self.expansion_end
         low, first, until = (b if a is None else a for a, b in zip(given, own, strict=True))

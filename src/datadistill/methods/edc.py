@@ -28,7 +28,7 @@ from ..training.statistics import by_patch, measured
 from ..training.targets import Smoothed
 from .base import Paper
 from .decoupled import Started, from_patches
-from .gvbsm import in_class_order
+from .gvbsm import in_class_order, square
 
 
 @final
@@ -56,10 +56,9 @@ class EDC(Started):
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         self.check(task.modality)
         phis = self.phis(task, run)
-        small = max(task.spec.shape[1:]) <= 64
-        mosaics = self.init == "real" and not small
-        syn = from_patches(task, Patches(), phis[0], run, originals=False) if mosaics else self.start(task, run)
-        side = 4 if small else 16
+        patches, side = Patches(), square(task)
+        mosaics = self.init == "real" and patches.side(task.spec.shape) > 1
+        syn = from_patches(task, patches, phis[0], run, originals=False) if mosaics else self.start(task, run)
         guides = []
         for phi in phis:
             layers = convolutions_and_norms(phi)

@@ -59,7 +59,7 @@ class GVBSM(Started):
         self.check(task.modality)
         phis = self.phis(task, run)
         syn = self.start(task, run)
-        side = 4 if max(task.spec.shape[1:]) <= 64 else 16
+        side = square(task)
         guides = []
         for phi in phis:
             layers = convolutions_and_norms(phi)
@@ -69,6 +69,11 @@ class GVBSM(Started):
         recover(syn, in_class_order(syn.y, self.batch), guides, how, run)
         syn.labels = relabel(syn, phis, self.labelling(task), run)
         return syn
+
+
+def square(task: Task) -> int:
+    """The side of the squares of positions whose statistics are matched."""
+    return 4 if max(task.spec.shape[1:]) <= 64 else 16
 
 
 def in_class_order(y: Tensor, most: int) -> list[Unit]:

@@ -30,7 +30,7 @@ from ..synthetic import SyntheticSet
 from ..training.embedding import content_key
 from .base import Paper
 from .forgetting import Forgetting
-from .trajectories import Trajectory
+from .trajectories import Trajectory, nearest
 
 SHARES = {1: (1.0, None), 250: (0.6, 0.5), 500: (0.2, 0.3), 1000: (0.1, 0.2)}  # ipc: (alpha, beta)
 
@@ -77,7 +77,7 @@ class SelMatch(Trajectory):
     def windows(self, task: Task, run: Run) -> tuple[Tensor, Tensor]:
         """(n,) real examples, each class's window from hard to easy, in class order; (n,) whether they stay as they are."""
         scores = self.difficulty(task, run)
-        own_alpha, own_beta = SHARES[max(ipc for ipc in SHARES if ipc <= max(1, int(task.quota.max())))]
+        own_alpha, own_beta = SHARES[nearest(SHARES, int(task.quota.max()))]
         alpha, beta = self.distilled or own_alpha, own_beta if self.left_out is None else self.left_out
         rows, fixed = [], []
         for c in task.classes:

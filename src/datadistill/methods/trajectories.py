@@ -64,7 +64,7 @@ class Trajectory(Inner):
 
     def loops(self, task: Task) -> tuple[int, int, int]:
         """(N, M, T+)"""
-        N, M, T = self.LOOPS[nearest(self.LOOPS, task)]
+        N, M, T = self.LOOPS[nearest(self.LOOPS, likened(task))]
         return self.steps or N, self.expert_epochs or self.epochs(M), self.max_start or self.epochs(T)
 
     def epochs(self, papers: int, least: int = 1) -> int:
@@ -122,10 +122,15 @@ class Trajectory(Inner):
         return syn
 
 
-def nearest(table: dict[int, tuple], task: Task) -> int:
-    """The largest ipc of the table, which is for CIFAR-10, that is not above the task's own, or not above the one that is as large a share."""
+def likened(task: Task) -> float:
+    """The ipc at which tables for CIFAR-10 are read: the task's own, or the one that is as large a share of CIFAR-10, where that is more."""
     share = int(task.quota.sum()) / len(task.train)
-    return max(ipc for ipc in table if ipc <= max(1, int(task.quota.max()), share * PER_CLASS))
+    return max(int(task.quota.max()), share * PER_CLASS)
+
+
+def nearest(table: dict[int, tuple], ipc: float) -> int:
+    """The largest ipc of the table that is not above this one."""
+    return max(own for own in table if own <= max(1, ipc))
 
 
 class Average(nn.Module):
