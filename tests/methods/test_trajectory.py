@@ -265,6 +265,16 @@ def test_the_distance_is_zero_at_the_target_and_one_at_the_start():
     assert torch.isfinite(trajectory.distance(a, b, b))  # an expert that stands still
 
 
+@pytest.mark.parametrize(("examples", "experts"), [(26, 8), (12_500, 8), (20_000, 5), (50_000, 2), (60_000, 2)])
+def test_small_data_have_more_experts(examples, experts, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Experts, "prepare", lambda self, epochs: asked.append(self.count))
+    small = TASKS["tabular"]
+    real = small.train.subset(torch.arange(examples) % len(small.train))
+    methods.get("mtt", experts="auto").expert_pool(replace(small, train=real), Run(0))
+    assert asked == [experts]
+
+
 def cosine(a, b):
     return float(F.cosine_similarity(a.flatten(), b.flatten(), dim=0))
 

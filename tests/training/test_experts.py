@@ -1,4 +1,4 @@
-"""Experts: named by what decides them, made once, in blocks that survive an interruption, and made ahead by a command."""
+"""Experts: named by what decides them, made once, in epochs that survive an interruption, and made ahead by a command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datadistill.methods import get
 from datadistill.run import Run
 from datadistill.store import Cache
 from datadistill.testing import Recorder, Stopper, same_bits, tiny_tasks
-from datadistill.training.experts import BLOCK, Experts, Teaching, blocks
+from datadistill.training.experts import Experts, Teaching
 
 TASK = tiny_tasks()["tabular"]
 PER_EPOCH = 4  # 26 examples in batches of 8
@@ -30,20 +30,20 @@ def path(experts: Experts, epochs: int) -> torch.Tensor:
 
 def test_snapshots_are_of_every_epoch_and_move():
     experts = pool()
-    theta = path(experts, BLOCK + 1)
-    assert theta.shape == (BLOCK + 2, len(experts.net)) and theta.dtype == torch.float32
+    theta = path(experts, 3)
+    assert theta.shape == (4, len(experts.net)) and theta.dtype == torch.float32
     assert (theta.diff(dim=0).norm(dim=1) > 0).all()
 
 
 @pytest.mark.parametrize("teaching", [{}, {"momentum": 0.9}, {"rho": 0.05, "alpha": 0.3}], ids=["sgd", "momentum", "flat"])
 def test_a_longer_trajectory_begins_with_the_shorter_one(teaching):
     snapshots = Recorder()
-    short = path(pool(snapshots, **teaching), BLOCK - 2)
+    short = path(pool(snapshots, **teaching), 2)
     made = len(snapshots.cache)
-    long = path(pool(snapshots, **teaching), 2 * BLOCK)
-    assert made == 1 and len(snapshots.cache) == 3 and same_bits(short, long[: BLOCK - 1])
-    at_once = path(pool(**teaching), 2 * BLOCK)
-    assert same_bits(long, at_once)
+    long = path(pool(snapshots, **teaching), 5)
+    assert made == 2 and len(snapshots.cache) == 5 and same_bits(short, long[:3])
+    last_first = pool(**teaching)
+    assert same_bits(last_first.at(0, 5), long[5]) and same_bits(path(last_first, 5), long)
 
 
 def test_what_decides_an_expert_names_it_and_what_does_not_does_not():
@@ -60,15 +60,15 @@ def test_what_decides_an_expert_names_it_and_what_does_not_does_not():
     assert not same_bits(pool(snapshots).at(0, 1), pool(snapshots).at(1, 1))
 
 
-def test_an_interruption_costs_at_most_a_block():
-    whole = path(pool(), 2 * BLOCK)
-    snapshots, stopper = Recorder(), Stopper(PER_EPOCH * (BLOCK - 1) + 7)  # in the second block of the first expert
+def test_an_interruption_costs_at_most_an_epoch():
+    whole = path(pool(), 3)
+    snapshots, stopper = Recorder(), Stopper(PER_EPOCH + 2)  # in the first epoch of the second expert
     experts = pool(snapshots, progress=stopper)
     stopper.run = experts.run
     with pytest.raises(Interrupted):
-        experts.prepare(2 * BLOCK)
+        experts.prepare(3)
     assert len(snapshots.cache) == 1
-    assert same_bits(path(pool(snapshots), 2 * BLOCK), whole)
+    assert same_bits(path(pool(snapshots), 3), whole)
 
 
 def test_no_more_is_held_in_memory_than_there_is_room_for():
@@ -115,7 +115,7 @@ def test_what_an_expert_cost_is_counted_once():
 
 def test_the_command_makes_what_a_method_then_finds(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DATADISTILL_CACHE", str(tmp_path))
-    argv = ["experts", "digits", "--net", "mlp", "--width", "4", "--experts", "2", "--epochs", "2", "--json"]
+    argv = ["experts", "digits", "--net", "mlp", "--width", "16", "--experts", "2", "--epochs", "2", "--json"]
 
     def told(*more):
         assert command([*argv, *more]) == 0
@@ -123,21 +123,17 @@ def test_the_command_makes_what_a_method_then_finds(tmp_path, monkeypatch, capsy
         return json.loads(out.out), out.err
 
     planned, err = told("--dry-run")
-    assert planned["steps"] == 2 * (BLOCK - 1) * 84 and not list(tmp_path.iterdir())  # 1,258 examples in batches of 15
+    assert planned["steps"] == 2 * 2 * 84 and not list(tmp_path.iterdir())  # 1,258 examples in batches of 15
     assert f"{planned['parameters']:,} parameters" in err and "training steps" in err
     made, _ = told()
     files = sorted(tmp_path.iterdir())
-    assert made["steps"] == planned["steps"] and len(files) == 2 and sum(f.stat().st_size for f in files) == pytest.approx(made["bytes"], rel=0.1)
+    assert made["steps"] == planned["steps"] and len(files) == 4 and sum(f.stat().st_size for f in files) == pytest.approx(made["bytes"], rel=0.1)
     assert told("-q") == ({**made, "steps": 0, "bytes": 0}, "")
     from datadistill import data
     from datadistill.data.task import Budget, Task
 
     found = data.load("digits")
     task = Task.of(found.train, found.val, Budget(ipc=1))
-    get("mtt", net="mlp", width=4, experts=2, iterations=1, steps=1, expert_epochs=1, max_start=2).distill(task, Run(0, snapshots=Cache()))
+    get("mtt", net="mlp", width=16, experts=2, iterations=1, steps=1, expert_epochs=1, max_start=2).distill(task, Run(0, snapshots=Cache()))
     assert sorted(tmp_path.iterdir()) == files
     assert command(["experts", "digits", "--net", "resnet"]) == 2 and "batch norm" in capsys.readouterr().err
-
-
-def test_blocks():
-    assert [blocks(e) for e in (0, BLOCK - 1, BLOCK, 2 * BLOCK - 1, 2 * BLOCK)] == [1, 1, 2, 2, 3]

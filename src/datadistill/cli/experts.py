@@ -62,7 +62,7 @@ def experts(source: str, net: str, width: int | None, count: int, epochs: int, l
         if folder is not None and room:
             store.check_room(folder / "experts", room)
         if not dry_run and steps:
-            with overall.begin("training experts", count * pool.steps(epochs)):
+            with overall.begin("training experts", count * epochs * pool.per_epoch):
                 pool.prepare(epochs)
         for note in [*run.notes, *cache.notes]:
             progress.say(note)

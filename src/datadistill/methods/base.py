@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import Any, ClassVar, Self, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from ..data.task import Real, Task
 from ..errors import UsageError
@@ -144,7 +144,7 @@ class Method(ABC):
 
 def _parse(name: str, kind: Any, text: str) -> Any:
     """`text` as `kind`: int, float, bool, str or a Literal of strings; several joined by |, tried in order."""
-    options = getattr(kind, "__args__", (kind,)) if not isinstance(kind, type) else (kind,)
+    options = [own for option in get_args(kind) or (kind,) for own in get_args(option) or (option,)]
     for option in options:
         if option is type(None) and text.lower() in ("none", ""):
             return None

@@ -44,8 +44,8 @@ class KIP(Regression):
     name: ClassVar = "kip"
     paper: ClassVar = Paper(title="Dataset Meta-Learning from Kernel Ridge-Regression", venue="ICLR 2021", arxiv="2011.00050")
     when: ClassVar = "tables and small pictures, few items: no network is trained or drawn"
-    quick: ClassVar = {"iterations": 150, "real_batch": 1000, "init": "representative"}
-    quick_table: ClassVar = {"bias": 1.0}  # with next to none, what a network says of a row grows with the row
+    quick: ClassVar = {"iterations": 150, "real_batch": 1000, "lr": 0.02, "init": "representative"}
+    quick_table: ClassVar = {"lr": 0.04, "bias": 1.0}  # with next to none, what a network says of a row grows with the row
 
     iterations: int = 10_000
     lr: float = 0.04  # eta, of Adam

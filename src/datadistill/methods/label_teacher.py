@@ -87,7 +87,9 @@ class TeacherLabels(Method):
     def _labels(self, experts: Experts, epoch: int, indices: Tensor, task: Task, run: Run) -> Soft:
         """What the expert of that age says of these examples of T."""
         net = narrow(self.net_for(task.modality), task.spec, self.width, run.rng("expert")).to(run.device)
-        nn.utils.vector_to_parameters(experts.at(0, epoch), net.parameters())
+        for age in range(epoch + 1):  # one begins where the other ends
+            theta = experts.at(0, age)
+        nn.utils.vector_to_parameters(theta, net.parameters())
 
         def said(piece: slice) -> Tensor:
             return F.log_softmax(net(task.train.read(indices[piece], run.device)), 1).cpu()

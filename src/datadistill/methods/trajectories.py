@@ -47,7 +47,7 @@ class Trajectory(Inner):
     scales_over: ClassVar = "experts"
     positive: ClassVar = frozenset({"alpha", "lr_expert"})
     LOOPS: ClassVar[dict[int, tuple[int, int, int]]] = CIFAR10
-    quick: ClassVar = {"iterations": 150, "steps": 20, "batch": 20, "experts": 2, "lr_expert": 0.1, "width": 16, "init": "representative"}
+    quick: ClassVar = {"iterations": 150, "steps": 20, "batch": 20, "experts": "auto", "lr_expert": 0.1, "width": 16, "init": "representative"}
     quick_table: ClassVar = {"expert_epochs": 5, "init": "real"}  # rows are learned later than pictures are, and the middles of their classes may lie close together
 
     iterations: int = 5000
@@ -59,7 +59,7 @@ class Trajectory(Inner):
     lr_alpha: float = 0.01  # of log alpha
     alpha: float | None = None  # at the start; none: of RATES the one that brings students nearest to their experts (the papers have 0.01, MTT at 50 per class 0.001)
     segments: int = 1  # of experts per iteration, averaged, shared over ranks
-    experts: int = 100  # how many are trained, unless the cache has them
+    experts: int | Literal["auto"] = 100  # how many are trained, unless the cache has them; auto: from 2, on 50,000 examples or more, to 8, on 12,500 or fewer
     lr_expert: float = 0.01  # their learning rate; a higher one learns as much in fewer epochs
 
     def loops(self, task: Task) -> tuple[int, int, int]:
@@ -75,7 +75,9 @@ class Trajectory(Inner):
         """The experts, made where they are missing, up to the last epoch that is a target."""
         _, M, T = self.loops(task)
         teaching = replace(teaching or Teaching(), lr=self.lr_expert)
-        experts = Experts(task.train, run, net=self.net_for(task.modality), width=self.width, count=self.experts, teaching=teaching)
+        auto = min(8, max(2, 100_000 // len(task.train)))  # S learns few experts by heart, and on small data more of them cost little
+        count = auto if self.experts == "auto" else self.experts
+        experts = Experts(task.train, run, net=self.net_for(task.modality), width=self.width, count=count, teaching=teaching)
         experts.prepare(T - 1 + M)
         return experts
 

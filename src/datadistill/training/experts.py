@@ -1,10 +1,10 @@
 """Experts: nets trained on T, of which every epoch's parameters are kept. Trajectory methods match segments of these.
 
-An expert is cut into blocks of a few epochs, each one entry of the cache, named by all that decides it: the real data, the
-seed, the net, the recipe and the expert's number, but not how many epochs or experts are wanted. So experts made ahead serve
-every method with the same recipe, a method that starts at most at epoch 2 does not pay for 50, one that is stopped loses at
-most a block, and a step reads the block it needs. Snapshots are float32: differences between epochs in float16 keep 11 bits,
-which moves a target by up to 1/2000 of the segment and makes nothing exact, for half the disk.
+Every epoch of an expert is an entry of the cache, named by all that decides it: the real data, the seed, the net, the recipe and
+the expert's number, but not how many epochs or experts are wanted. So experts made ahead serve every method with the same recipe,
+a method whose last target is epoch 2 does not pay for a third, one that is stopped loses at most an epoch, and a step reads the
+two that it needs. Snapshots are float32: differences between epochs in float16 keep 11 bits, which moves a target by up to 1/2000
+of the segment and makes nothing exact, for half the disk.
 Experts are trained in turn, or by as many workers as there are; stacked by torch.func, ConvNets take up to twice as long each on a CPU.
 """
 
@@ -30,8 +30,6 @@ from ..run import Run
 from .embedding import content_key, narrow
 from .unroll import Flat
 
-BLOCK = 5  # epochs per entry of the cache
-
 
 @dataclass(frozen=True)
 class Teaching:
@@ -52,7 +50,7 @@ class Teaching:
 class Experts:
     """`count` experts of one net family on a real set, made when asked for and kept by `run.cached`.
 
-    net, width   the family and its size (none: the family's own)      room   bytes of blocks held in memory
+    net, width   the family and its size (none: the family's own)      room   bytes of snapshots held in memory
     """
 
     def __init__(self, real: Real, run: Run, *, net: str, width: int | None = None, count: int = 100, teaching: Teaching | None = None, room: int = 2**30):
@@ -66,37 +64,31 @@ class Experts:
         self.family, self.width = net, width
         self.net = Flat(self._build(0).to(run.device))
         self._held: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
-        self._room = max(1, room // (4 * BLOCK * len(self.net)))
+        self._room = max(1, room // (4 * len(self.net)))
 
     def _build(self, k: int) -> nets.Net:
         return narrow(self.family, self.real.modality.spec, self.width, self.run.rng("expert", k))
 
     def missing(self, epochs: int, has: Callable[[str, str], bool]) -> tuple[int, int]:
-        """(bytes on the disk, training steps) of what has(name, key) does not know of snapshots 0..epochs: whole blocks."""
-        new = [block for k in range(self.count) for block in range(blocks(epochs)) if not has("expert", self._key(k, block))]
-        steps = sum(BLOCK - (block == 0) for block in new) * self.per_epoch
-        return len(new) * BLOCK * len(self.net) * 4, steps
-
-    def steps(self, epochs: int) -> int:
-        """Training steps of one expert to snapshots 0..epochs, in whole blocks."""
-        return (blocks(epochs) * BLOCK - 1) * self.per_epoch
+        """(bytes on the disk, training steps) of what has(name, key) does not know of epochs 1..epochs."""
+        new = sum(not has("expert", self._key(k, epoch)) for k in range(self.count) for epoch in range(1, epochs + 1))
+        return new * len(self.net) * 4, new * self.per_epoch
 
     def prepare(self, epochs: int) -> None:
-        """Make what is missing of snapshots 0..epochs; an expert's block is a unit, which begins where its block before ends."""
-        for block in range(blocks(epochs)):
-            steps = (BLOCK - (block == 0)) * self.per_epoch
-            for _ in self.run.each("training experts", Begun(self, block), self._train, steps=steps, keys=lambda k, block=block: ("expert", self._key(k, block))):
+        """Make what is missing of epochs 1..epochs; an expert's epoch is a unit, which begins where the epoch before ends."""
+        for epoch in range(1, epochs + 1):
+            for _ in self.run.each("training experts", Begun(self, epoch), self._train, steps=self.per_epoch, keys=lambda k, epoch=epoch: ("expert", self._key(k, epoch))):
                 pass
 
     def at(self, k: int, epoch: int) -> Tensor:
         """(P,) expert k's parameters after so many epochs."""
-        where = (k, epoch // BLOCK)
+        where = (k, epoch)
         if where not in self._held:
-            self._held[where] = self._entry(*where)["theta"].to(self.run.device)
+            self._held[where] = self._entry(k, epoch)["theta"].to(self.run.device)
             while len(self._held) > self._room:
                 self._held.popitem(last=False)
         self._held.move_to_end(where)
-        return self._held[where][epoch % BLOCK]
+        return self._held[where]
 
     def segment(self, rng: torch.Generator, starts: range, length: int) -> tuple[Tensor, Tensor]:
         """(theta*_t, theta*_{t+length}) of an expert and a start t from `starts`, both drawn at random."""
@@ -104,30 +96,22 @@ class Experts:
         t = starts[int(torch.randint(len(starts), (), generator=rng))]
         return self.at(k, t), self.at(k, t + length)
 
-    def _key(self, k: int, block: int) -> str:
-        return content_key(self.real, self.run, net=[self.family, self.net.shapes], teaching=asdict(self.teaching), expert=k, block=[block, BLOCK])
+    def _key(self, k: int, epoch: int) -> str:
+        return content_key(self.real, self.run, net=[self.family, self.net.shapes], teaching=asdict(self.teaching), expert=k, epoch=epoch)
 
-    def _entry(self, k: int, block: int) -> dict[str, Tensor]:
-        return self.run.cached("expert", self._key(k, block), lambda: self._train(self.run, Begun(self, block)[k]))
+    def _entry(self, k: int, epoch: int) -> dict[str, Tensor]:
+        if epoch == 0:
+            return {"theta": Flat.of(self._build(k))}
+        return self.run.cached("expert", self._key(k, epoch), lambda: self._train(self.run, Begun(self, epoch)[k]))
 
     def _train(self, run: Run, begun: tuple[int, int, Tensor, Tensor | None]) -> dict[str, Tensor]:
-        """theta (BLOCK, P): snapshots of epochs block * BLOCK and on; velocity (P,) at the last, if there is momentum."""
-        k, block, theta, velocity = begun
+        """theta (P,) after this epoch, and velocity (P,), if there is momentum."""
+        k, epoch, theta, velocity = begun
         theta, velocity = theta.to(run.device), None if velocity is None else velocity.to(run.device)
-        per_epoch = self.per_epoch
-        first = max(1, block * BLOCK)
-        kept = [theta] if block == 0 else []
-        label = f"training expert {k + 1} of {self.count}, epochs {first} to {(block + 1) * BLOCK - 1}"
         slope = self._slope(run)
-        for step in run.steps(((block + 1) * BLOCK - first) * per_epoch, label=label):
-            epoch, at = divmod(step, per_epoch)
-            rows = self._order(k, first + epoch)[at]
-            theta, velocity = self._step(theta, velocity, rows, (k, first + epoch, at), slope)
-            if at == per_epoch - 1:
-                kept.append(theta)
-        kept += [theta] * (BLOCK - len(kept))  # where a plan has cut the loop short
-        out = {"theta": torch.stack(kept).cpu()}
-        return out if velocity is None else {**out, "velocity": velocity.cpu()}
+        for step in run.steps(self.per_epoch, label=f"training expert {k + 1} of {self.count}, epoch {epoch}"):
+            theta, velocity = self._step(theta, velocity, self._order(k, epoch)[step], (k, epoch, step), slope)
+        return {"theta": theta.cpu(), **({} if velocity is None else {"velocity": velocity.cpu()})}
 
     def _order(self, k: int, epoch: int) -> tuple[Tensor, ...]:
         if getattr(self, "_ordered", (None,))[0] != (k, epoch):
@@ -162,21 +146,14 @@ class Experts:
 
 
 class Begun(Sequence):
-    """Of each expert: its number, the block, and theta (P,) and velocity (P,) or none, with which that begins; read when asked for."""
+    """Of each expert: its number, the epoch, and theta (P,) and velocity (P,) or none, with which that begins; read when asked for."""
 
-    def __init__(self, experts: Experts, block: int):
-        self.experts, self.block = experts, block
+    def __init__(self, experts: Experts, epoch: int):
+        self.experts, self.epoch = experts, epoch
 
     def __len__(self) -> int:
         return self.experts.count
 
     def __getitem__(self, k: int) -> tuple[int, int, Tensor, Tensor | None]:
-        if self.block == 0:
-            return k, 0, Flat.of(self.experts._build(k)), None
-        before = self.experts._entry(k, self.block - 1)
-        return k, self.block, before["theta"][-1], before.get("velocity")
-
-
-def blocks(epochs: int) -> int:
-    """How many blocks hold snapshots 0..epochs."""
-    return epochs // BLOCK + 1
+        before = self.experts._entry(k, self.epoch - 1)
+        return k, self.epoch, before["theta"], before.get("velocity")
