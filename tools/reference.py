@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_type_hints
 
 sys.path.insert(0, str(Path(__file__).parent))
 import board
@@ -64,8 +64,9 @@ def field_comments(cls: type) -> dict[str, str]:
 
 
 def kind(annotation: object) -> str:
-    options = [own for option in get_args(annotation) or (annotation,) for own in get_args(option) or (option,)]
-    return " or ".join("none" if o is type(None) else f"`{o}`" if isinstance(o, str) else o.__name__ for o in options)
+    from datadistill.methods.base import options_of
+
+    return " or ".join("none" if o is type(None) else f"`{o}`" if isinstance(o, str) else o.__name__ for o in options_of(annotation))
 
 
 def methods_overview() -> Iterator[str]:

@@ -142,9 +142,14 @@ class Method(ABC):
         return {f.name: f.default if f.default is not MISSING else None for f in fields(cls)}
 
 
+def options_of(kind: Any) -> list[Any]:
+    """What a hyper-parameter of this type may be: types, and the strings of a Literal."""
+    return [own for option in get_args(kind) or (kind,) for own in get_args(option) or (option,)]
+
+
 def _parse(name: str, kind: Any, text: str) -> Any:
     """`text` as `kind`: int, float, bool, str or a Literal of strings; several joined by |, tried in order."""
-    options = [own for option in get_args(kind) or (kind,) for own in get_args(option) or (option,)]
+    options = options_of(kind)
     for option in options:
         if option is type(None) and text.lower() in ("none", ""):
             return None

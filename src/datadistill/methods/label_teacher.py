@@ -68,6 +68,7 @@ class TeacherLabels(Method):
         experts = Experts(task.train, run, net=family, width=self.width, count=1, teaching=teaching)
         last = self.epochs if self.most_steps is None else max(1, min(self.epochs, self.most_steps // experts.per_epoch))
         ages = [self.epoch] if self.epoch is not None else candidates(last)
+        experts.prepare(max(ages))
         chosen = Chosen(real_indices(task, run.rng("select"), how=self.init), len(ages))
 
         for k in run.steps(len(ages), chosen, label="choosing the expert's age"):
@@ -87,9 +88,7 @@ class TeacherLabels(Method):
     def _labels(self, experts: Experts, epoch: int, indices: Tensor, task: Task, run: Run) -> Soft:
         """What the expert of that age says of these examples of T."""
         net = narrow(self.net_for(task.modality), task.spec, self.width, run.rng("expert")).to(run.device)
-        for age in range(epoch + 1):  # one begins where the other ends
-            theta = experts.at(0, age)
-        nn.utils.vector_to_parameters(theta, net.parameters())
+        nn.utils.vector_to_parameters(experts.at(0, epoch), net.parameters())
 
         def said(piece: slice) -> Tensor:
             return F.log_softmax(net(task.train.read(indices[piece], run.device)), 1).cpu()

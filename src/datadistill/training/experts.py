@@ -108,16 +108,11 @@ class Experts:
         """theta (P,) after this epoch, and velocity (P,), if there is momentum."""
         k, epoch, theta, velocity = begun
         theta, velocity = theta.to(run.device), None if velocity is None else velocity.to(run.device)
+        order = torch.randperm(len(self.real), generator=self.run.rng("expert", k, "order", epoch)).split(self.teaching.batch)
         slope = self._slope(run)
         for step in run.steps(self.per_epoch, label=f"training expert {k + 1} of {self.count}, epoch {epoch}"):
-            theta, velocity = self._step(theta, velocity, self._order(k, epoch)[step], (k, epoch, step), slope)
+            theta, velocity = self._step(theta, velocity, order[step], (k, epoch, step), slope)
         return {"theta": theta.cpu(), **({} if velocity is None else {"velocity": velocity.cpu()})}
-
-    def _order(self, k: int, epoch: int) -> tuple[Tensor, ...]:
-        if getattr(self, "_ordered", (None,))[0] != (k, epoch):
-            order = torch.randperm(len(self.real), generator=self.run.rng("expert", k, "order", epoch))
-            self._ordered = ((k, epoch), order.split(self.teaching.batch))
-        return self._ordered[1]
 
     def _slope(self, run: Run) -> Replay:
         """(theta, x (n, *shape), the class of each, omega or none) -> the direction that theta goes along."""
