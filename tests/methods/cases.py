@@ -36,7 +36,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "mtt": [{**SEGMENTS, "experts": 2, "segments": 2, "batch": 3, "form": "multiform:2"}],
     "tesla": [{**SEGMENTS, "alpha": 0.02}],
     "ftd": [{**SEGMENTS, "alpha": 0.02}],
-    "datm": [{**SEGMENTS, "alpha": 0.02, "min_start": 0, "first_max_start": 1, "expansion_end": 1}],
+    "datm": [{**SEGMENTS, "alpha": 0.02, "min_start": 0, "first_max_start": 1, "expansion_end": 1}, {**SEGMENTS, "alpha": 0.02, "form": "multiform:2"}],
     "att": [{**SEGMENTS, "alpha": 0.02}],
     "selmatch": [{**SEGMENTS, "alpha": 0.02, "distilled": 0.5, "left_out": 0.5, "forgetting_epochs": 1}],
     "dd": [{"iterations": 2, "epochs": 1, "parts": 2, "real_batch": 16, "width": 4, "augment": False}],

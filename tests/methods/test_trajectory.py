@@ -193,6 +193,19 @@ def test_datm_is_mtt_with_a_window_and_learned_soft_labels(kind, tolerance):
     assert isinstance(syn.labels, Soft) and torch.equal(syn.y, task.labels)
 
 
+def test_examples_that_an_item_of_datm_gives_share_its_label():
+    task, run, syn = first_step("datm", "image", {**SMALL, "threshold": 1e9, "form": "multiform:2"})
+    items, labels, log_alpha = (t.clone().requires_grad_() for t in run.before)
+    grid = SyntheticSet.init(task, "real", Run(0).rng("init"), "multiform:2")
+    grid.x.data = items.detach()
+    start, target = drawn_segment(task, 1, range(2), Teaching(rho=0.01, alpha=0.3))
+    path, _ = student(task, build(task, "expert", 0), start, grid.examples(), labels.repeat_interleave(4, 0), log_alpha.exp(), 3, soft=True)
+    (squares(path[-1], target) / squares(start, target)).backward()
+    for mine, theirs in zip(run.gradients, (grid.x.grad, labels.grad), strict=False):
+        assert close(mine, theirs, 1e-4)
+    assert isinstance(syn.labels, Soft) and torch.equal(syn.y, task.labels) and len(syn.examples()) == 4 * len(syn.y)
+
+
 @pytest.mark.parametrize("kind", TASKS)
 def test_dd_is_the_real_loss_after_a_few_steps_at_learned_rates(kind, tolerance):
     case = {"iterations": 1, "parts": 2, "epochs": 2, "real_batch": 7, "width": WIDTH, "eta": 0.1}

@@ -12,7 +12,8 @@ At a high ipc this reached the accuracy of the full data (CIFAR-10 at ipc 1000, 
 Differences from the authors' code: those of `mtt`, and one Adam for S, L and alpha; an expert that labels S_0 and L_0 is
 taken at the last epoch that is matched, theirs at the last of 100; where no expert labels enough of a class right, the rest
 is random, and an example that none labels right has their mean; a segment whose loss is above the threshold gives a gradient
-of zero; after each step L is moved back to where the class an item stands for has the largest label.
+of zero; after each step L is moved back to where the class an item stands for has the largest label. Where an item gives
+several examples (`form`), they share its label, and S_0 is as the form begins.
 """
 
 from __future__ import annotations
@@ -68,8 +69,6 @@ class DATM(Trajectory):
 
     def check(self, modality: Modality) -> None:
         super().check(modality)
-        if self.form != "pixels":
-            raise UsageError(f"datm with form={self.form} on {modality.name} data", "form=pixels: every example has a label of its own", "--set form=pixels")
         if self.max_start is not None and (self.min_start or 0) >= self.max_start:
             raise UsageError(f"datm: min_start={self.min_start}, max_start={self.max_start} on {modality.name} data", "a first start that is before max_start", f"--set max_start={(self.min_start or 0) + 1}")
 
@@ -83,16 +82,14 @@ class DATM(Trajectory):
         return min(low, T - 1), min(first, T), until
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
-        self.check(task.modality)
-        experts, room = self.expert_pool(task, run, Teaching(rho=self.rho, alpha=self.gsam_alpha)), self.room(run)
+        syn, experts, room = self.start(task, run), self.expert_pool(task, run, Teaching(rho=self.rho, alpha=self.gsam_alpha)), self.room(run)
         N, M, T = self.loops(task)
         low, first, until = self.window(task)
-        if self.init == "real":
-            syn = SyntheticSet(task.train.read(labelled_right(experts, task, run, T - 1 + M)), SyntheticSet.init(task, "real", run.rng("init")).labels, task.modality)
-        else:
-            syn = SyntheticSet.init(task, self.init, run.rng("init"))
-        syn, y = syn.to(run.device), syn.y.to(run.device)
-        L = nn.ParameterDict({"logits": nn.Parameter(keep_class_(first_labels(experts, syn.x.detach(), y, T - 1 + M), y))})
+        if self.init == "real" and self.form == "pixels":
+            syn.x.data = task.train.read(labelled_right(experts, task, run, T - 1 + M), run.device)
+        y = syn.example_labels().hard.to(run.device)
+        logits = first_labels(experts, syn.examples().detach(), y, T - 1 + M).unflatten(0, (-1, syn.each)).mean(1)
+        L = nn.ParameterDict({"logits": nn.Parameter(keep_class_(logits, syn.y))})
 
         def segment(drawn: Segment, alpha: Tensor, S: Tensor, logits: Tensor) -> Tensor:
             (theta,) = unroll(self.loss_on(experts.net, y, drawn.batches.__getitem__), (drawn.start,), alpha, (S, logits), N, **room)
@@ -103,16 +100,17 @@ class DATM(Trajectory):
 
         def match(key: Key, alpha: Tensor) -> Tensor:
             starts = trajectory.window(key[0] if isinstance(key[0], int) else 0, low, first, T, until)
-            return replay(self.segment(task, run, experts, starts, N, M, len(y), key), alpha, syn.x, L["logits"])
+            return replay(self.segment(task, run, experts, starts, N, M, len(y), key), alpha, syn.examples(), L["logits"].repeat_interleave(syn.each, 0))
 
         alpha = self.rate(run, match)
         optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (L.parameters(), self.lr_labels), (alpha.parameters(), self.lr_alpha))
         for it in run.steps(self.iterations, syn, L, alpha, optimizer, room["keep"]):
             value = run.descend(optimizer, average(run, self.segments, optimizer, lambda k, it=it: match((it, k), alpha())))
             syn.clamp_()
-            keep_class_(L["logits"].data, y)
+            keep_class_(L["logits"].data, syn.y)
             run.log(it, loss=value, alpha=alpha())
-        return SyntheticSet(syn.x.detach(), Soft(L["logits"].detach().cpu()), task.modality, recipe=Recipe(lr=alpha().item(), augment=self.augment))
+        syn.labels, syn.recipe = Soft(L["logits"].detach().cpu()), Recipe(lr=alpha().item(), augment=self.augment)
+        return syn
 
 
 @torch.no_grad()
