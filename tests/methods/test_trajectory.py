@@ -201,8 +201,8 @@ def test_examples_that_an_item_of_datm_gives_share_its_label():
     start, target = drawn_segment(task, 1, range(2), Teaching(rho=0.01, alpha=0.3))
     path, _ = student(task, build(task, "expert", 0), start, grid.examples(), labels.repeat_interleave(4, 0), log_alpha.exp(), 3, soft=True)
     (squares(path[-1], target) / squares(start, target)).backward()
-    for mine, theirs in zip(run.gradients, (grid.x.grad, labels.grad), strict=False):
-        assert close(mine, theirs, 1e-4)
+    for mine, leaf in zip(run.gradients, (grid.x, labels, log_alpha), strict=True):
+        assert close(mine, leaf.grad, 1e-4)
     assert isinstance(syn.labels, Soft) and torch.equal(syn.y, task.labels) and len(syn.examples()) == 4 * len(syn.y)
 
 
