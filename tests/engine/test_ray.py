@@ -87,7 +87,18 @@ def test_a_run_can_be_stopped_while_workers_work(ray_engine, folder, tmp_path):
     stopper = Stopper(2)
     stopper.run = Run(3, progress=stopper, engine=ray_engine)
     with pytest.raises(Interrupted, match="kept"):
-        done(stopper.run, work_in(folder, wait_for={k: tmp_path / "never" for k in range(3, 6)}))
+        done(stopper.run, work_in(folder, wait_for={k: tmp_path / "go" for k in range(3, 6)}))
+    (tmp_path / "go").touch()
+
+
+def test_units_in_hand_end_with_a_driver_that_is_stopped(nodes, ray_engine, tmp_path, folder):
+    driver = subprocess.Popen([sys.executable, HERE / "driver.py", "ray", tmp_path, nodes.address], stderr=subprocess.PIPE)
+    until(lambda: {"2", "3"} <= set(marks(folder)))
+    driver.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in driver.communicate(timeout=120)[1]
+    workers = [int(mark.name.split("-")[1]) for mark in folder.glob("*-*")]
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    assert set(marks(folder)) == {"0", "1", "2", "3"}, "and nothing was begun after"
 
 
 def test_objects_that_do_not_fit_are_spilled_to_the_disk(ray_engine):

@@ -60,20 +60,15 @@ class Ray:
         task = self.ray.remote(_unit).options(num_cpus=self.threads, num_gpus=gpus, max_retries=TRIES - 1)
         held, waiting = self.ray.put(work), iter(items)
         running: dict[Any, int] = {}
-        try:
-            while True:
-                for number, item in islice(waiting, max(0, self.workers - len(running))):
-                    running[task.remote([held], item)] = number
-                if not running:
-                    return
-                for ref in self.ray.wait(list(running), timeout=TICK)[0]:
-                    number = running.pop(ref)
-                    yield number, self._get(ref, number)
-                check()
-        finally:
-            for ref in running:
-                with contextlib.suppress(Exception):  # the cluster may be gone, which is why we are here
-                    self.ray.cancel(ref, force=True)
+        while True:
+            for number, item in islice(waiting, max(0, self.workers - len(running))):
+                running[task.remote([held], item)] = number
+            if not running:
+                return
+            for ref in self.ray.wait(list(running), timeout=TICK)[0]:
+                number = running.pop(ref)
+                yield number, self._get(ref, number)
+            check()
 
     def _get(self, ref: Any, number: int) -> bytes:
         try:
@@ -88,7 +83,11 @@ class Ray:
             raise given_up(number, safe(type(error).__name__)) from error
 
     def close(self) -> None:
-        """Leave the cluster, and end it where it was ours."""
+        """Leave the cluster, and end it where it was ours. Units in hand end too: a cluster keeps no worker of a driver that left.
+
+        They are not cancelled when a run stops, because Ray's cancelling, with force or without, ends the driver when it meets a unit
+        that has just finished (ray-project/ray, pull request 54798, tells of that race; 2.60 still has it).
+        """
         with _own_signals():
             self.ray.shutdown()
 
