@@ -436,6 +436,20 @@ def test_dds_rate_falls_by_half_after_every_tenth_of_the_run(iterations, halving
     assert rates[0] == 1 and rates[-1] == 0.5**halvings
 
 
+def test_dds_cosine_goes_on_from_a_rate_that_was_halved():
+    """Its step 1 of 4, whose loss is infinite at first, is done again with half the rate, and so are the others."""
+    rates = []
+
+    class Rates(Run):
+        def descend(self, optimizer, loss):
+            rates.append(optimizer.param_groups[0]["lr"])
+            return super().descend(optimizer, loss if len(rates) != 2 else lambda: loss() * math.inf)
+
+    methods.get("dd", iterations=4, schedule="cosine", lr=1.0, parts=1, epochs=1, real_batch=2, width=2).distill(TASKS["tabular"], Rates(0))
+    first, *rest = (math.cos(math.pi * it / 8) ** 2 for it in range(4))
+    assert rates == pytest.approx([first, rest[0], *(rate / 2 for rate in rest)])
+
+
 def test_gradients_are_cut_at_a_multiple_of_their_mean_norm():
     p = nn.Parameter(torch.zeros(2))
     optimizer = clipped(torch.optim.SGD([p], lr=1.0), 2.0, 0.9)

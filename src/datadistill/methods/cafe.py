@@ -36,7 +36,7 @@ from ..run import Run
 from ..synthetic import Start, SyntheticSet
 from ..training.slopes import Slopes
 from .base import TABLE, Paper
-from .matching import Batches, Fresh, Matching, descend, minibatches, optimizer_of
+from .matching import Batches, Fresh, Matching, cool, descend, minibatches, optimizer_of
 
 HALVED = (0.6, 0.8, 0.9)  # of the iterations: where eta is halved (the authors' 1200, 1600 and 1800 of 2000)
 
@@ -77,8 +77,7 @@ class CAFE(Matching):
         slopes = Slopes(theta, pieces, run.device)
 
         for it in run.steps(self.iterations, syn, optimizer, batches):
-            for group in optimizer.param_groups:
-                group["lr"] *= 0.5 ** [round(at * self.iterations) for at in HALVED].count(it)
+            cool(optimizer, lambda it: 0.5 ** sum(it >= round(at * self.iterations) for at in HALVED), it)
             fresh.draw("theta", it)
             down = torch.optim.SGD(theta.parameters(), lr=self.lr_net)
             watched: list[float] = []

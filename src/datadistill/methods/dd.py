@@ -12,13 +12,14 @@ The gradient goes back through the training step by step, as their code does too
 Differences from the authors' code: the ipc examples of a class are dealt out to at most 10 parts (theirs: 10 parts of one
 each), gone through so often that the steps are the paper's 30 (10 parts, 3 times); eta~ is learned as a logarithm (theirs: a
 softplus), whose slope is cut off at 5; examples begin as real ones (theirs: noise, init=noise); S is kept within legal values.
-The rate falls by half after every tenth of the run, as theirs does.
+The rate falls by half after every tenth of the run, as theirs does; in short runs half a cosine (schedule=cosine) measured better.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ from ..training.embedding import narrow
 from ..training.unroll import Flat, Loss, unroll
 from .base import TABLE, Paper
 from .inner import Inner, Rate, average, real_loss
-from .matching import pieces_for
+from .matching import cool, pieces_for
 
 
 @final
@@ -45,12 +46,13 @@ class DD(Inner):
     family: ClassVar = "kernel"
     paper: ClassVar = Paper(title="Dataset Distillation", venue="arXiv 2018", arxiv="1811.10959")
     scales_over: ClassVar = "nets"
-    quick: ClassVar = {"iterations": 100, "width": 16, "real_batch": 256, "lr": 0.05, "init": "representative"}
+    quick: ClassVar = {"iterations": 100, "width": 16, "real_batch": 256, "lr": 0.05, "schedule": "cosine", "init": "representative"}
     quick_table: ClassVar = {**TABLE, "iterations": 200}
     positive: ClassVar = frozenset({"eta"})
 
     iterations: int = 20_000
     lr: float = 0.01  # the paper's alpha, of x~ and of log eta~, by Adam
+    schedule: Literal["halving", "cosine"] = "halving"  # of lr: half after every tenth of the iterations, or half a cosine to zero
     eta: float = 0.02  # eta~ at the start
     parts: int = 10  # of x~, at most: a step sees one
     epochs: int | None = None  # over the parts; none: as many as make 30 steps
@@ -68,9 +70,7 @@ class DD(Inner):
         optimizer = torch.optim.Adam([*syn.parameters(), *eta.parameters()], lr=self.lr, betas=(0.5, 0.999))
 
         for it in run.steps(self.iterations, syn, eta, optimizer, room["keep"]):
-            if it and it % -(-self.iterations // 10) == 0:
-                for group in optimizer.param_groups:
-                    group["lr"] *= 0.5
+            cool(optimizer, self._share, it)
 
             def one(k: int, it: int = it) -> Tensor:
                 theta = Flat.of(narrow(self.net_for(task.modality), task.spec, self.width, run.rng("theta", it, k))).to(run.device)
@@ -84,6 +84,10 @@ class DD(Inner):
             run.log(it, loss=loss, alpha=eta().mean())
         syn.recipe = Recipe(lr=eta().mean().item(), steps=steps, augment=self.augment)
         return syn
+
+    def _share(self, it: int) -> float:
+        """The part of lr that is left at this step."""
+        return 0.5 ** (it // -(-self.iterations // 10)) if self.schedule == "halving" else 0.5 * (1 + math.cos(math.pi * it / self.iterations))
 
 
 def deal(y: Tensor, most: int) -> list[Tensor]:

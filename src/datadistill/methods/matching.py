@@ -162,6 +162,13 @@ def optimizer_of(kind: Literal["sgd", "adam"], syn: SyntheticSet, lr: float, mom
     return torch.optim.Adam(syn.parameters(), lr=lr, betas=(momentum, 0.999)) if kind == "adam" else torch.optim.SGD(syn.parameters(), lr=lr, momentum=momentum)
 
 
+def cool(optimizer: torch.optim.Optimizer, share: Callable[[int], float], it: int) -> None:
+    """Before step `it`: the rate of the step before becomes what share, the part of the first rate that is left, says; a rate that the run has halved stays halved."""
+    if it:
+        for group in optimizer.param_groups:
+            group["lr"] *= share(it) / share(it - 1)
+
+
 def descend(run: Run, optimizer: torch.optim.Optimizer, syn: SyntheticSet, examples: Tensor, value: Tensor, gradient: Tensor,
             others: Sequence[Tensor] = (), gradients: Sequence[Tensor] = ()) -> Tensor:  # fmt: skip
     """A step of S, kept legal, and of `others`, down a loss of this value; `gradient` is by `examples`, syn.examples(...) as it was, `gradients` by `others`."""
