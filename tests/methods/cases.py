@@ -20,7 +20,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "forgetting": [{"epochs": 2, "batch": 8, "width": 4}],
     "el2n": [{"repeats": 2, "steps": 2, "width": 4}, {"repeats": 1, "steps": 2, "width": 4, "keep": "easiest"}],
     "dc": [{"iterations": 2, "outer": 2, "inner_epochs": 1, "width": 4, "real_batch": 8, "batch_train": 4}],
-    "dsa": [{"iterations": 2, "outer": 2, "inner_epochs": 1, "width": 4, "real_batch": 4, "sampling": "representative"},
+    "dsa": [{"iterations": 2, "outer": 2, "inner_epochs": 1, "width": 4, "real_batch": 4, "sampling": "representative", "optimizer": "adam"},
             {"iterations": 2, "width": 4, "real_batch": 4, "form": "multiform:2"}],
     "idc": [{"iterations": 2, "inner": 2, "width": 4, "real_batch": 4, "synthetic_batch": 5, "net_examples": 9, "net_batch": 4}],
     "cafe": [{"iterations": 2, "rounds": 2, "width": 4, "real_batch": 4, "batch_train": 4, "augment": True}],

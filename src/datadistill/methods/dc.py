@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ from ..run import Run
 from ..synthetic import Start, SyntheticSet
 from ..training.slopes import Slopes
 from .base import Paper
-from .matching import Batches, Fresh, Matching, descend, minibatches
+from .matching import Batches, Fresh, Matching, descend, minibatches, optimizer_of
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # ipc: (T, inner epochs)
 
@@ -44,13 +44,14 @@ class Condensation(Matching):
     """The hyper-parameters of DC and DSA."""
 
     family: ClassVar = "gradient"
-    quick: ClassVar = {"iterations": 50, "outer": 2, "inner_epochs": 5, "width": 32, "real_batch": 64, "init": "representative", "lr": 1.0}
+    quick: ClassVar = {"iterations": 50, "outer": 2, "inner_epochs": 5, "width": 32, "real_batch": 64, "init": "representative", "optimizer": "adam", "lr": 0.02, "momentum": 0.9}
     may_be_zero: ClassVar = frozenset({"inner_epochs"})
-    quick_table: ClassVar = {"lr": 0.1}  # a row has fewer numbers than a picture, each of which a step moves further
+    quick_table: ClassVar = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.5}
 
     iterations: int = 1000  # K
     lr: float = 0.1  # eta_S
     momentum: float = 0.5
+    optimizer: Literal["sgd", "adam"] = "sgd"  # adam's steps do not depend on the size of pictures; momentum is its first beta
     outer: int | None = None  # T; none: the authors', 1 at ipc 1, 10 at 10, 50 at 50
     inner_epochs: int | None = None  # of theta on S; none: the authors', 1 at ipc 1, 50 at 10, 10 at 50
     lr_net: float = 0.01  # eta_theta
@@ -82,7 +83,7 @@ class DC(Condensation):
 def condense(method: Condensation, task: Task, run: Run) -> SyntheticSet:
     """Algorithm 1, with omega (DSA) if `method.augment`."""
     syn = method.start(task, run)
-    optimizer = torch.optim.SGD(syn.parameters(), lr=method.lr, momentum=method.momentum)
+    optimizer = optimizer_of(method.optimizer, syn, method.lr, method.momentum)
     pieces = method.pieces(task, run)
     batches = Batches(task, run, method.real_batch, method.sampling)
     y = syn.example_labels().hard
