@@ -1,7 +1,8 @@
-"""A driver that is killed: `python driver.py ENGINE FOLDER [ADDRESS]` does six units, of which all but the first two wait for FOLDER/go."""
+"""A driver that is killed or stopped: `python driver.py ENGINE FOLDER [ADDRESS]` does six units, of which all but the first two wait for FOLDER/go."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from datadistill.engine import opened
 from datadistill.run import Run
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background of a shell has not
     name, folder = sys.argv[1], Path(sys.argv[2])
     if name == "ray":
         import kit
