@@ -11,7 +11,7 @@ import pytest
 from house import SRC, aliases, dotted, files
 
 FLOORS = [  # ground floor first; rooms of one floor do not import each other
-    "errors rng text match allocator precision replay",
+    "errors rng rates text match allocator precision replay",
     "spec extras store dist progress memory job",
     "engine",
     "run nets labels modalities",

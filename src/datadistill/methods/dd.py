@@ -17,7 +17,6 @@ The rate falls by half after every tenth of the run, as theirs does; in short ru
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..data.task import Task
+from ..rates import half_cosine
 from ..run import Run
 from ..synthetic import SyntheticSet
 from ..synthetic.set import Recipe
@@ -87,7 +87,7 @@ class DD(Inner):
 
     def _share(self, it: int) -> float:
         """The part of lr that is left at this step."""
-        return 0.5 ** (it // -(-self.iterations // 10)) if self.schedule == "halving" else 0.5 * (1 + math.cos(math.pi * it / self.iterations))
+        return 0.5 ** (it // -(-self.iterations // 10)) if self.schedule == "halving" else half_cosine(it, self.iterations)
 
 
 def deal(y: Tensor, most: int) -> list[Tensor]:

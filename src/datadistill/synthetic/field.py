@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..data.task import Task
 from ..errors import UsageError
 from ..modalities import Modality
+from ..rates import half_cosine
 from .form import Form, Start, beginnings, sixteen_bits, steepness
 
 OMEGA = 20.0  # the first layer's frequencies; SIREN's 30 (Sitzmann et al. 2020) fits fields as small as these less well
@@ -110,7 +111,7 @@ def fitted(goal: Tensor, fields: Tensor) -> Tensor:
     fields = fields.clone().requires_grad_()
     optimizer = torch.optim.Adam([fields], lr=LR)
     for step in range(FIT):
-        optimizer.param_groups[0]["lr"] = LR * 0.5 * (1 + math.cos(math.pi * step / FIT))
+        optimizer.param_groups[0]["lr"] = LR * half_cosine(step, FIT)
         for some in torch.arange(len(goal)).split(64):  # so much at once as the caches hold
             (render(fields[some], goal.shape[1:]) - goal[some]).square().flatten(1).mean(1).sum().backward()
         optimizer.step()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from ..memory import Pieces
 from ..modalities import Modality
 from ..nets import Net
 from ..precision import Precision, computing
+from ..rates import warmed
 from ..replay import sent
 from ..rng import rng
 from ..run import Flops
@@ -40,10 +40,7 @@ class Schedule:
 
     def lr_at(self, step: int) -> float:
         """Linear from zero over the warm-up, then a half cosine to zero."""
-        begin = max(1, round(self.warmup * self.steps))
-        if step < begin:
-            return self.lr * (step + 1) / begin
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - begin) / max(1, self.steps - begin)))
+        return warmed(self.lr, step, self.steps, self.warmup)
 
 
 class Examples(Protocol):

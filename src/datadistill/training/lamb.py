@@ -7,12 +7,13 @@ so that a step moves a tensor by the share lr(t) of its length, however steep th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any, final
 
 import torch
 from torch import Tensor
+
+from ..rates import half_cosine
 
 
 @final
@@ -30,7 +31,7 @@ class LAMB(torch.optim.Optimizer):
                 state = self.state[p]
                 if not state:
                     state.update(t=torch.zeros(()), m=torch.zeros_like(p), v=torch.zeros_like(p))
-                lr = group["lr"] * (group["least"] + (1 - group["least"]) * 0.5 * (1 + math.cos(math.pi * min(1.0, float(state["t"]) / group["steps"]))))
+                lr = group["lr"] * (group["least"] + (1 - group["least"]) * half_cosine(min(1.0, float(state["t"]) / group["steps"])))
                 state["t"] += 1
                 t = float(state["t"])
                 state["m"].lerp_(p.grad, 1 - b1)

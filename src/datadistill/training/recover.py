@@ -15,7 +15,6 @@ float32; pixels are rounded, not truncated, when they are stored.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -28,6 +27,7 @@ from .. import nets
 from ..labels.views import box, visible
 from ..modalities import Modality
 from ..precision import Precision, computing
+from ..rates import half_cosine
 from ..run import Run
 from .targets import Target
 
@@ -42,7 +42,7 @@ def constant(least: float = 0.08) -> Crop:
 
 def easing(least: float = 0.08, share: float = 1.0) -> Crop:
     """CDA's curriculum: whole examples at first, down a half cosine to `least` at `share` of the way."""
-    return lambda t: least + (1 - least) * 0.5 * (1 + math.cos(math.pi * min(1.0, t / share)))
+    return lambda t: least + (1 - least) * half_cosine(min(1.0, t / share))
 
 
 # -- units --------------------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class Canvas:
     def cool(self, t: float) -> None:
         """The cosine at t in [0, 1)."""
         self._follow()
-        self.param_groups[0]["lr"] = self.set = self.peak * 0.5 * (1 + math.cos(math.pi * t))
+        self.param_groups[0]["lr"] = self.set = self.peak * half_cosine(t)
 
     def _follow(self) -> None:
         """A run that falls back halves the rate it finds: so is the peak."""

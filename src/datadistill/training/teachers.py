@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Literal
@@ -21,6 +20,7 @@ from .. import nets, precision, store
 from ..data.task import Real
 from ..errors import UsageError
 from ..memory import Pieces
+from ..rates import warmed
 from ..replay import sent
 from ..run import Run
 from .embedding import content_key, narrow
@@ -53,10 +53,7 @@ class Squeeze:
     def lr_at(self, step: int, steps: int) -> float:
         """The rate of a step, of so many."""
         peak = self.lr if self.lr is not None else {"sgd": 0.1, "adamw": 0.001}[self.optimizer]
-        begin = max(1, round(self.warmup * steps))
-        if step < begin:
-            return peak * (step + 1) / begin
-        return peak * 0.5 * (1 + math.cos(math.pi * (step - begin) / max(1, steps - begin)))
+        return warmed(peak, step, steps, self.warmup)
 
 
 def teacher(real: Real, run: Run, how: Squeeze, *, net: str, width: int | None = None, member: int = 0, val: Real | None = None, start: State | None = None) -> nets.Net:
