@@ -19,6 +19,7 @@ from datadistill.run import Run
 from datadistill.synthetic import SyntheticSet
 from datadistill.testing import tiny_tasks
 
+MATCHING = ["dm", "idm", "m3d", "ncfm", "datadam", "cafe", "dc", "dsa", "idc"]
 LITTLE = {"iterations": 1, "width": 4, "real_batch": 6}
 
 
@@ -69,7 +70,7 @@ def test_loss_and_gradient_are_the_papers(task, chunk, dtype, tolerance, monkeyp
     assert float((run.gradient - gradient).norm()) <= tolerance * float(gradient.norm())
 
 
-@pytest.mark.parametrize("name", ["dm", "idm", "m3d", "ncfm", "datadam", "cafe", "dc", "dsa", "idc"])
+@pytest.mark.parametrize("name", MATCHING)
 def test_bfloat16_points_where_float32_does(name):
     about, exact = ({**CASES[name][0], "iterations": 1, "width": 16, "precision": precision} for precision in ("bfloat16", "float32"))
     found, expected = (Watched(0) for _ in range(2))
@@ -146,12 +147,15 @@ def test_a_net_that_the_refusal_names_works_with_the_quick_settings(net):
 
 
 @pytest.mark.parametrize("ipc", [1, 3])
-def test_a_first_step_of_adam_is_the_learning_rate_whatever_the_budget(ipc):
-    task = tiny_tasks()["tabular"]
-    task = Task.of(task.train, task.val, Budget(ipc=ipc))
-    start = SyntheticSet.init(task, "real", rng(0, "init")).x.detach()
-    moved = (DM(**LITTLE, optimizer="adam", lr=0.01).distill(task, Run(0)).x.detach() - start).abs()
-    assert float(moved.max()) == pytest.approx(0.01, rel=1e-3)
+@pytest.mark.parametrize("name", [name for name in MATCHING if name != "ncfm"])  # which steps after each class
+def test_a_first_step_of_adam_is_the_learning_rate_whatever_the_loss_and_the_budget(name, ipc):
+    image = tiny_tasks()["image"]
+    task = Task.of(image.train, image.val, Budget(ipc=ipc))
+    one_step = {"iterations": 1, **{"dc": {"outer": 1}, "dsa": {"outer": 1}, "idc": {"inner": 1}, "cafe": {"rounds": 1}}.get(name, {})}
+    method = methods.get(name, **{**CASES[name][0], **one_step, "optimizer": "adam", "lr": 0.01, "init": "real"})
+    start = SyntheticSet.init(task, "real", rng(0, "init"), method.form_for(task.modality)).x.detach()
+    moved = (method.distill(task, Run(0)).x.detach() - start).abs()
+    assert float(moved.max()) == pytest.approx(0.01, rel=1e-2) and float((moved > 0.0099).float().mean()) > 0.7  # the others are at the end of their range
 
 
 def test_a_fresh_network_is_the_one_of_its_name_and_stays_where_it_is():

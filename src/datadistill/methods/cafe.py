@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ from ..run import Run
 from ..synthetic import Start, SyntheticSet
 from ..training.slopes import Slopes
 from .base import TABLE, Paper
-from .matching import Batches, Fresh, Matching, cool, descend, minibatches, optimizer_of
+from .matching import Batches, Fresh, Matching, cool, descend, minibatches
 
 HALVED = (0.6, 0.8, 0.9)  # of the iterations: where eta is halved (the authors' 1200, 1600 and 1800 of 2000)
 
@@ -56,8 +56,6 @@ class CAFE(Matching):
 
     iterations: int = 2000  # K
     lr: float = 0.1  # eta
-    momentum: float = 0.5
-    optimizer: Literal["sgd", "adam"] = "sgd"  # adam's steps do not depend on ipc and width; momentum is its first beta
     init: Start = "noise"
     augment: bool = False  # true: CAFE+DSA
     beta: float = 0.01
@@ -69,7 +67,7 @@ class CAFE(Matching):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = optimizer_of(self.optimizer, syn, self.lr, self.momentum)
+        optimizer = self.descent(syn)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling, every=1)
         y = syn.example_labels().hard
         fresh = Fresh(self, task, run)

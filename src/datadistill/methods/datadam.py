@@ -49,7 +49,6 @@ class DataDAM(Matching):
 
     iterations: int = 20_000  # K
     lr: float = 1.0  # eta_S; the authors take 10 from 100 items per class on
-    momentum: float = 0.5
     real_batch: int = 64
     p: float = 1.0
     task_balance: float = 0.01  # lambda
@@ -63,7 +62,7 @@ class DataDAM(Matching):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = torch.optim.SGD(syn.parameters(), lr=self.lr, momentum=self.momentum)
+        optimizer = self.descent(syn)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
         items, y = own_items(task, run, syn)
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ from ..run import Run
 from ..synthetic import Start, SyntheticSet
 from ..training.slopes import Slopes
 from .base import Paper
-from .matching import Batches, Fresh, Matching, descend, minibatches, optimizer_of
+from .matching import Batches, Fresh, Matching, descend, minibatches
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # ipc: (T, inner epochs)
 
@@ -50,8 +50,6 @@ class Condensation(Matching):
 
     iterations: int = 1000  # K
     lr: float = 0.1  # eta_S
-    momentum: float = 0.5
-    optimizer: Literal["sgd", "adam"] = "sgd"  # adam's steps do not depend on the size of pictures; momentum is its first beta
     outer: int | None = None  # T; none: the authors', 1 at ipc 1, 10 at 10, 50 at 50
     inner_epochs: int | None = None  # of theta on S; none: the authors', 1 at ipc 1, 50 at 10, 10 at 50
     lr_net: float = 0.01  # eta_theta
@@ -83,7 +81,7 @@ class DC(Condensation):
 def condense(method: Condensation, task: Task, run: Run) -> SyntheticSet:
     """Algorithm 1, with omega (DSA) if `method.augment`."""
     syn = method.start(task, run)
-    optimizer = optimizer_of(method.optimizer, syn, method.lr, method.momentum)
+    optimizer = method.descent(syn)
     pieces = method.pieces(task, run)
     batches = Batches(task, run, method.real_batch, method.sampling)
     y = syn.example_labels().hard

@@ -15,7 +15,7 @@ Refused: networks with batch norm, whose features depend on what else is in the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from ..replay import Replay
 from ..run import Run
 from ..synthetic import SyntheticSet
 from .base import Paper
-from .matching import Batches, Fresh, Matching, descend, optimizer_of, own_items
+from .matching import Batches, Fresh, Matching, descend, own_items
 
 
 @final
@@ -44,12 +44,10 @@ class DM(Matching):
 
     iterations: int = 20_000  # K
     lr: float = 1.0  # eta, on the synthetic examples; the authors take 10 from 100 per class on
-    momentum: float = 0.5
-    optimizer: Literal["sgd", "adam"] = "sgd"  # adam's steps do not depend on ipc and width (its lr: 0.01 or so); momentum is its first beta
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = optimizer_of(self.optimizer, syn, self.lr, self.momentum)
+        optimizer = self.descent(syn)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
         items, y = own_items(task, run, syn)
         psi = Fresh(self, task, run)

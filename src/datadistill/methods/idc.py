@@ -53,8 +53,7 @@ class IDC(Matching):
 
     iterations: int = 2000  # N_outer
     inner: int = 100  # M
-    lr: float = 0.08  # lambda, for ten items per class and in proportion for others
-    momentum: float = 0.5
+    lr: float = 0.08  # lambda, with sgd for ten items per class and in proportion for others
     real_batch: int = 64
     synthetic_batch: int = 128  # examples of a class at most, drawn at random
     form: str = "auto"  # multiform:2 for pictures of 28 pixels a side and more (IDC); pixels is IDC-I
@@ -65,7 +64,7 @@ class IDC(Matching):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = torch.optim.SGD(syn.parameters(), lr=self.lr * int(task.quota.max()) / 10, momentum=self.momentum)
+        optimizer = self.descent(syn, int(task.quota.max()) / 10)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
         fresh = Fresh(self, task, run)
         theta = fresh.net.requires_grad_()

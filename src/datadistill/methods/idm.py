@@ -50,7 +50,6 @@ class IDM(Matching):
 
     iterations: int = 20_000  # K
     lr: float = 0.2  # eta
-    momentum: float = 0.5
     real_batch: int | None = None  # none: 256, and 5000 at one item per class
     form: str = "auto"  # multiform:2 for pictures of 28 pixels a side and more
     ce_weight: float = 0.5  # lambda
@@ -61,7 +60,7 @@ class IDM(Matching):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = torch.optim.SGD(syn.parameters(), lr=self.lr, momentum=self.momentum)
+        optimizer = self.descent(syn)
         single = int(task.quota.max()) == 1
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch or (5000 if single else 256), self.sampling)
         items, y = own_items(task, run, syn)

@@ -43,15 +43,14 @@ class M3D(Matching):
     quick_table: ClassVar = {**TABLE, "lr": 0.3}
 
     iterations: int = 10_000  # K
-    lr: float = 1.0  # eta, times the items of the largest class: an item's share of L goes down with their number
-    momentum: float = 0.5
+    lr: float = 1.0  # eta, with sgd times the items of the largest class: an item's share of L goes down with their number
     form: str = "auto"  # multiform:2 for pictures of 28 pixels a side and more
     per_net: int = 10  # iterations with one network
     scales: int = 5  # Gaussians in the kernel
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = torch.optim.SGD(syn.parameters(), lr=self.lr * int(task.quota.max()), momentum=self.momentum)
+        optimizer = self.descent(syn, int(task.quota.max()))
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
         items, y = own_items(task, run, syn)
 

@@ -37,6 +37,8 @@ class Matching(Method):
 
     iterations: int
     lr: float  # on the synthetic items, in network space
+    optimizer: Literal["sgd", "adam"] = "sgd"  # of S; adam's steps do not depend on ipc, width and the size of pictures (its lr: 0.02 or so)
+    momentum: float = 0.5  # of sgd; adam's first beta
     real_batch: int = 256  # |B_T|, per class
     net: str = "auto"  # auto: the modality's first
     width: int | None = None  # none: the family's own, which is the papers' 128 for a convnet
@@ -64,6 +66,12 @@ class Matching(Method):
         if dist.ranks() > len(task.classes):
             raise UsageError(f"{dist.ranks()} processes to share {len(task.classes)} classes", f"at most {len(task.classes)}")
         return SyntheticSet.init(task, self.init, run.rng("init"), self.form_for(task.modality)).to(run.device)
+
+    def descent(self, syn: SyntheticSet, scale: float = 1.0) -> torch.optim.Optimizer:
+        """Of S: Adam at rate lr, or SGD at so many times lr."""
+        if self.optimizer == "adam":
+            return torch.optim.Adam(syn.parameters(), lr=self.lr, betas=(self.momentum, 0.999))
+        return torch.optim.SGD(syn.parameters(), lr=self.lr * scale, momentum=self.momentum)
 
     def network(self, task: Task, run: Run, *key: str | int) -> nets.Net:
         """A freshly initialised net, named by the key, on the run's device."""
@@ -155,11 +163,6 @@ class Batches(nn.Module):
             return indices
         features = torch.cat(pieces.map(len(indices), lambda piece: net.embed(real.read(indices[piece], self.run.device)).cpu()))
         return indices[representative(features, self.size, seed_of(self.run.seed, "representative", step, c))]
-
-
-def optimizer_of(kind: Literal["sgd", "adam"], syn: SyntheticSet, lr: float, momentum: float) -> torch.optim.Optimizer:
-    """Of S: SGD, or Adam, whose steps do not depend on ipc and width, and whose first beta is the momentum."""
-    return torch.optim.Adam(syn.parameters(), lr=lr, betas=(momentum, 0.999)) if kind == "adam" else torch.optim.SGD(syn.parameters(), lr=lr, momentum=momentum)
 
 
 def cool(optimizer: torch.optim.Optimizer, share: Callable[[int], float], it: int) -> None:

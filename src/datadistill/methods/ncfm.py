@@ -19,7 +19,7 @@ paper's sampling network, the "max" of its min-max, is off there).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,8 @@ class NCFM(Matching):
 
     iterations: int = 20_000  # K
     lr: float = 0.01
+    optimizer: Literal["sgd", "adam"] = "adam"
+    momentum: float = 0.9
     real_batch: int = 1024
     form: str = "auto"  # multiform:2 for pictures of 28 pixels a side and more
     nets_trained: int = 20  # the pool
@@ -67,7 +69,7 @@ class NCFM(Matching):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = torch.optim.Adam(syn.parameters(), lr=self.lr)
+        optimizer = self.descent(syn)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
         items, y = own_items(task, run, syn)
         pool = [self._member(task, run, k) for k in range(self.nets_trained)]
