@@ -36,7 +36,7 @@ from ..run import Run
 from ..synthetic import Start, SyntheticSet
 from ..training.slopes import Slopes
 from .base import TABLE, Paper
-from .matching import Batches, Fresh, Matching, cool, descend, minibatches
+from .matching import ADAM, Batches, Fresh, Matching, cool, descend, minibatches
 
 HALVED = (0.6, 0.8, 0.9)  # of the iterations: where eta is halved (the authors' 1200, 1600 and 1800 of 2000)
 
@@ -52,7 +52,7 @@ class CAFE(Matching):
     family: ClassVar = "distribution"
     paper: ClassVar = Paper(title="CAFE: Learning to Condense Dataset by Aligning Features", venue="CVPR 2022", arxiv="2203.01531")
     quick: ClassVar = {"iterations": 8, "rounds": 4, "width": 16, "lr": 0.5, "real_batch": 64, "init": "representative"}
-    quick_table: ClassVar = {**TABLE, "iterations": 40, "optimizer": "adam", "lr": 0.05, "momentum": 0.9}
+    quick_table: ClassVar = {**TABLE, "iterations": 40, **ADAM, "lr": 0.05}
 
     iterations: int = 2000  # K
     lr: float = 0.1  # eta

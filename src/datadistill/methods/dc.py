@@ -34,7 +34,7 @@ from ..run import Run
 from ..synthetic import Start, SyntheticSet
 from ..training.slopes import Slopes
 from .base import Paper
-from .matching import Batches, Fresh, Matching, descend, minibatches
+from .matching import ADAM, SGD, Batches, Fresh, Matching, descend, minibatches
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # ipc: (T, inner epochs)
 
@@ -44,9 +44,9 @@ class Condensation(Matching):
     """The hyper-parameters of DC and DSA."""
 
     family: ClassVar = "gradient"
-    quick: ClassVar = {"iterations": 50, "outer": 2, "inner_epochs": 5, "width": 32, "real_batch": 64, "init": "representative", "optimizer": "adam", "lr": 0.02, "momentum": 0.9}
+    quick: ClassVar = {"iterations": 50, "outer": 2, "inner_epochs": 5, "width": 32, "real_batch": 64, "init": "representative", **ADAM}
     may_be_zero: ClassVar = frozenset({"inner_epochs"})
-    quick_table: ClassVar = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.5}
+    quick_table: ClassVar = {**SGD, "lr": 0.1}
 
     iterations: int = 1000  # K
     lr: float = 0.1  # eta_S

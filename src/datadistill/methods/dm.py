@@ -27,7 +27,7 @@ from ..replay import Replay
 from ..run import Run
 from ..synthetic import SyntheticSet
 from .base import Paper
-from .matching import Batches, Fresh, Matching, descend, own_items
+from .matching import ADAM, Batches, Fresh, Matching, descend, own_items
 
 
 @final
@@ -40,7 +40,7 @@ class DM(Matching):
     when: ClassVar = "the distillation to try first: cheap, no inner loop, few settings"
     family: ClassVar = "distribution"
     paper: ClassVar = Paper(title="Dataset Condensation with Distribution Matching", venue="WACV 2023", arxiv="2110.04181")
-    quick: ClassVar = {"iterations": 300, "width": 32, "real_batch": 64, "optimizer": "adam", "lr": 0.02, "momentum": 0.9, "init": "representative"}
+    quick: ClassVar = {"iterations": 300, "width": 32, "real_batch": 64, **ADAM, "init": "representative"}
 
     iterations: int = 20_000  # K
     lr: float = 1.0  # eta, on the synthetic examples; the authors take 10 from 100 per class on

@@ -25,7 +25,7 @@ from ..match.statistics import mmd2
 from ..run import Run
 from ..synthetic import SyntheticSet
 from .base import TABLE, Paper
-from .matching import Batches, Matching, descend, own_items
+from .matching import ADAM, SGD, Batches, Matching, descend, own_items
 
 
 @final
@@ -39,8 +39,8 @@ class M3D(Matching):
     family: ClassVar = "distribution"
     papers_form: ClassVar = "multiform:2"
     paper: ClassVar = Paper(title="M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy", venue="AAAI 2024", arxiv="2312.15927")
-    quick: ClassVar = {"iterations": 200, "width": 32, "real_batch": 64, "init": "representative"}
-    quick_table: ClassVar = {**TABLE, "lr": 0.3}
+    quick: ClassVar = {"iterations": 200, "width": 32, "real_batch": 64, **ADAM, "init": "representative"}
+    quick_table: ClassVar = {**TABLE, **SGD, "lr": 0.3}
 
     iterations: int = 10_000  # K
     lr: float = 1.0  # eta, with sgd times the items of the largest class: an item's share of L goes down with their number

@@ -26,6 +26,9 @@ from .base import Method
 
 Sampling = Literal["random", "representative"]
 
+ADAM = {"optimizer": "adam", "lr": 0.02, "momentum": 0.9}  # of quick settings, for pictures of any size
+SGD = {"optimizer": "sgd", "momentum": 0.5}  # for tables, where the quick settings of pictures have ADAM
+
 
 @dataclass(frozen=True, kw_only=True)
 class Matching(Method):
