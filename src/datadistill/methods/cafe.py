@@ -67,7 +67,7 @@ class CAFE(Matching):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = self.descent(syn)
+        optimizer = self.optimizer_for(syn)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling, every=1)
         y = syn.example_labels().hard
         fresh = Fresh(self, task, run)

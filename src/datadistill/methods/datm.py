@@ -36,7 +36,7 @@ from ..synthetic.set import Recipe
 from ..training.experts import Experts, Teaching
 from ..training.unroll import unroll
 from .base import Paper
-from .inner import average, descent
+from .inner import average
 from .trajectories import Key, Segment, Trajectory, keep_class_, likened, nearest
 
 CHUNK = 512  # examples that an expert labels at once
@@ -103,7 +103,7 @@ class DATM(Trajectory):
             return replay(self.segment(task, run, experts, starts, N, M, len(y), key), alpha, syn.examples(), L["logits"].repeat_interleave(syn.each, 0))
 
         alpha = self.rate(run, match)
-        optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (L.parameters(), self.lr_labels), (alpha.parameters(), self.lr_alpha))
+        optimizer = self.optimizer_for((syn, self.lr), (L, self.lr_labels), (alpha, self.lr_alpha))
         for it in run.steps(self.iterations, syn, L, alpha, optimizer, room["keep"]):
             value = run.descend(optimizer, average(run, self.segments, optimizer, lambda k, it=it: match((it, k), alpha())))
             syn.clamp_()

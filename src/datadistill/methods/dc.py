@@ -81,7 +81,7 @@ class DC(Condensation):
 def condense(method: Condensation, task: Task, run: Run) -> SyntheticSet:
     """Algorithm 1, with omega (DSA) if `method.augment`."""
     syn = method.start(task, run)
-    optimizer = method.descent(syn)
+    optimizer = method.optimizer_for(syn)
     pieces = method.pieces(task, run)
     batches = Batches(task, run, method.real_batch, method.sampling)
     y = syn.example_labels().hard

@@ -34,7 +34,7 @@ from ..synthetic import SyntheticSet
 from ..training.slopes import Slopes
 from .base import TABLE, Paper
 from .dc import class_losses, class_match, match_classes
-from .matching import Batch, Batches, Fresh, Matching, descend
+from .matching import ADAM, SGD, Batch, Batches, Fresh, Matching, descend
 
 
 @final
@@ -48,8 +48,8 @@ class IDC(Matching):
     family: ClassVar = "gradient"
     papers_form: ClassVar = "multiform:2"
     paper: ClassVar = Paper(title="Dataset Condensation via Efficient Synthetic-Data Parameterization", venue="ICML 2022", arxiv="2205.14959")
-    quick: ClassVar = {"iterations": 8, "inner": 10, "width": 32, "real_batch": 32, "synthetic_batch": 64, "net_examples": 1000, "init": "representative"}
-    quick_table: ClassVar = {**TABLE, "lr": 20.0}  # gradients of rows are small, and the steps are few
+    quick: ClassVar = {"iterations": 8, "inner": 10, "width": 32, "real_batch": 32, "synthetic_batch": 64, "net_examples": 1000, **ADAM, "lr": 0.015, "init": "representative"}
+    quick_table: ClassVar = {**TABLE, **SGD, "lr": 20.0}  # gradients of rows are small, and the steps are few
 
     iterations: int = 2000  # N_outer
     inner: int = 100  # M
@@ -64,7 +64,7 @@ class IDC(Matching):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = self.descent(syn, int(task.quota.max()) / 10)
+        optimizer = self.optimizer_for(syn, int(task.quota.max()) / 10)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
         fresh = Fresh(self, task, run)
         theta = fresh.net.requires_grad_()

@@ -60,7 +60,7 @@ class IDM(Matching):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = self.descent(syn)
+        optimizer = self.optimizer_for(syn)
         single = int(task.quota.max()) == 1
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch or (5000 if single else 256), self.sampling)
         items, y = own_items(task, run, syn)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -102,12 +102,6 @@ class Rate(nn.Module):
     def forward(self) -> Tensor:
         self.log.data.clamp_(*self.range)  # where the last descent may have left it
         return self.log.exp()
-
-
-def descent(kind: Literal["adam", "sgd"], *groups: tuple[Iterable[Tensor], float], momentum: float = 0.5) -> torch.optim.Optimizer:
-    """The outer optimiser over (parameters, rate): Adam, whose steps have the size of the rate whatever the loss, or SGD."""
-    settings: list[dict[str, Any]] = [{"params": list(parameters), "lr": lr} for parameters, lr in groups]
-    return torch.optim.Adam(settings) if kind == "adam" else torch.optim.SGD(settings, momentum=momentum)
 
 
 def average(run: Run, n: int, optimizer: torch.optim.Optimizer, one: Callable[[int], Tensor]) -> Callable[[], Tensor]:

@@ -50,7 +50,7 @@ class M3D(Matching):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = self.descent(syn, int(task.quota.max()))
+        optimizer = self.optimizer_for(syn, int(task.quota.max()))
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
         items, y = own_items(task, run, syn)
 

@@ -70,7 +70,7 @@ class Matching(Method):
             raise UsageError(f"{dist.ranks()} processes to share {len(task.classes)} classes", f"at most {len(task.classes)}")
         return SyntheticSet.init(task, self.init, run.rng("init"), self.form_for(task.modality)).to(run.device)
 
-    def descent(self, syn: SyntheticSet, scale: float = 1.0) -> torch.optim.Optimizer:
+    def optimizer_for(self, syn: SyntheticSet, scale: float = 1.0) -> torch.optim.Optimizer:
         """Of S: Adam at rate lr, or SGD at so many times lr."""
         if self.optimizer == "adam":
             return torch.optim.Adam(syn.parameters(), lr=self.lr, betas=(self.momentum, 0.999))

@@ -69,7 +69,7 @@ class NCFM(Matching):
 
     def distill(self, task: Task, run: Run) -> SyntheticSet:
         syn = self.start(task, run)
-        optimizer = self.descent(syn)
+        optimizer = self.optimizer_for(syn)
         pieces, batches = self.pieces(task, run), Batches(task, run, self.real_batch, self.sampling)
         items, y = own_items(task, run, syn)
         pool = [self._member(task, run, k) for k in range(self.nets_trained)]

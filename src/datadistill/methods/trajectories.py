@@ -17,7 +17,7 @@ from ..synthetic import SyntheticSet
 from ..synthetic.set import Recipe
 from ..training.experts import Experts, Teaching
 from ..training.unroll import unroll
-from .inner import Draw, Inner, Rate, average, descent
+from .inner import Draw, Inner, Rate, average
 
 RATES = 0.01, 0.02, 0.04, 0.08, 0.16  # none below the papers': a student that stands still is near its expert too, and learns nothing from S
 CIFAR10 = {1: (50, 2, 2), 10: (30, 2, 20), 50: (30, 2, 40)}  # ipc: (N, M, T+), as MTT and FTD have them
@@ -108,10 +108,15 @@ class Trajectory(Inner):
                 tally.losses[k] = sum(float(match(("first", j), torch.tensor(RATES[k], device=run.device))) for j in range(2))
         return Rate(RATES[int(tally.losses.nan_to_num(nan=torch.inf).argmin())]).to(run.device)
 
+    def optimizer_for(self, *moved: tuple[nn.Module, float]) -> torch.optim.Optimizer:
+        """Of what is moved, each at its rate: Adam, whose steps are as long whatever the loss, or SGD."""
+        groups = [{"params": list(module.parameters()), "lr": lr} for module, lr in moved]
+        return torch.optim.Adam(groups) if self.optimizer == "adam" else torch.optim.SGD(groups, momentum=0.5)
+
     def descend(self, run: Run, syn: SyntheticSet, match: Callable[[Key, Tensor], Tensor], room: dict[str, Any], *means: Average) -> SyntheticSet:
         """S and alpha go down match(key, alpha), the loss of the segment of that name; S comes out, or its mean over iterations, if one is to be kept."""
         alpha = self.rate(run, match)
-        optimizer = descent(self.optimizer, (syn.parameters(), self.lr), (alpha.parameters(), self.lr_alpha))
+        optimizer = self.optimizer_for((syn, self.lr), (alpha, self.lr_alpha))
         for it in run.steps(self.iterations, syn, *means, alpha, optimizer, room["keep"]):
             L = run.descend(optimizer, average(run, self.segments, optimizer, lambda k, it=it: match((it, k), alpha())))
             syn.clamp_()
