@@ -158,6 +158,18 @@ def test_a_first_step_of_adam_is_the_learning_rate_whatever_the_loss_and_the_bud
     assert float(moved.max()) == pytest.approx(0.01, rel=1e-2) and float((moved > 0.0099).float().mean()) > 0.7  # the others are at the end of their range
 
 
+@pytest.mark.parametrize(("name", "times"), [("dm", 1), ("idm", 1), ("m3d", 3), ("idc", 0.3)])
+def test_a_step_of_plain_descent_grows_with_the_items_of_a_class_where_a_method_says_so(name, times):
+    """Three per class: the rate is lr times 3 for M3D, times 3 / 10 for IDC."""
+    table = tiny_tasks()["tabular"]
+    task = Task.of(table.train, table.val, Budget(ipc=3))
+    method = methods.get(name, **{**CASES[name][0], "iterations": 1, "optimizer": "sgd", "momentum": 0.0, "lr": 0.01, **({"inner": 1} if name == "idc" else {})})
+    method.distill(task, watched := Watched(0))
+    expected = SyntheticSet.init(task, "real", rng(0, "init")).x.detach() - 0.01 * times * watched.gradient
+    task.modality.clamp_(expected)
+    torch.testing.assert_close(method.distill(task, Run(0)).x.detach(), expected, rtol=0, atol=1e-6)
+
+
 def test_a_fresh_network_is_the_one_of_its_name_and_stays_where_it_is():
     task, run, method = tiny_tasks()["image"], Run(0), DM(width=4)
     fresh = Fresh(method, task, run)
