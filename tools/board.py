@@ -17,7 +17,9 @@ COLOURS = {"selection": "#555", "gradient": "#1b9e77", "distribution": "#d95f02"
 SMALL = ("digits", "pneumoniamnist")
 LINES = ("#000", "#888", "#e69f00", "#d95f02", "#1b9e77", "#7570b3", "#56b4e9", "#e7298a", "#a6761d")  # of methods in curves, in turn
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 400, 330, 46, 34, 40
+LETTER = 6.2  # the width of one
 Point = tuple[float, float, str, str]  # x, accuracy, method, family
+Place = tuple[float, float, float]  # of a text: from x, to x, at y
 
 
 def boards(kind: str = "image") -> list[dict[str, Any]]:
@@ -146,13 +148,14 @@ def curves() -> str:
     for k, data in enumerate(all_of):
         lines = {m: [(math.log10(n), share) for n, cell in sorted(own.items()) if (share := mean(cell)) is not None] for (d, m), own in found.items() if d == data}
         at, axes = frame(f"{data} per class", "steps that a student trains (log)", *(list(axis) for axis in zip(*sum(lines.values(), []), strict=True)), k * WIDTH, 0)
-        taken: list[tuple[float, float]] = []
+        taken: list[Place] = []
         parts += axes
         for method, line in sorted(lines.items(), key=lambda item: -item[1][-1][1]):  # names from the top down
             points = [at(*point) for point in line]
-            x, y = free(points[-1][0] + 4, points[-1][1] + 4, taken, step=2)
+            name, x = "all data" if method == "full" else method, points[-1][0] + 4
+            y = free(x, points[-1][1] + 4, name, taken, step=2)
             parts.append(f'<polyline points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in points)}" fill="none" stroke="{colours[method]}" stroke-width="2"/>')
-            parts.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="{colours[method]}">{"all data" if method == "full" else escape(method)}</text>')
+            parts.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="{colours[method]}">{escape(name)}</text>')
     return drawing(len(all_of) * WIDTH, HEIGHT, parts)
 
 
@@ -196,12 +199,13 @@ def frame(title: str, unit: str, xs: list[float], ys: list[float], left: float, 
     return at, [*parts, f'<text x="{left + WIDTH / 2:.0f}" y="{top + HEIGHT - 8:.0f}" text-anchor="middle">{escape(unit)}</text>']
 
 
-def free(x: float, y: float, taken: list[tuple[float, float]], step: int = -2) -> tuple[float, float]:
-    """A place for a name, from here in steps, that covers none of those taken, and is one of them from now on."""
-    while any(abs(x - other[0]) < 70 and abs(y - other[1]) < 11 for other in taken):
+def free(x: float, y: float, text: str, taken: list[Place], step: int = -2) -> float:
+    """The y of a place for a text, from here in steps, that covers none of those taken, and is one of them from now on."""
+    end = x + LETTER * len(text)
+    while any(x < right and left < end and abs(y - other) < 11 for left, right, other in taken):
         y += step
-    taken.append((x, y))
-    return x, y
+    taken.append((x, end, y))
+    return y
 
 
 def panel(title: str, unit: str, points: list[Point], lines: dict[str, float], left: float, top: float) -> Iterator[str]:
@@ -210,16 +214,19 @@ def panel(title: str, unit: str, points: list[Point], lines: dict[str, float], l
     xs = [math.log10(max(p[0], 0.1)) for p in points]
     at, axes = frame(title, unit, xs, [p[1] for p in points] + list(lines.values()), left, top)
     yield from axes
+    best, taken, named = front(points), [], []
     for name, value in lines.items():
         x, y = left + WIDTH - 10, at(0, value)[1]
         yield f'<path d="M{left + LEFT} {y:.1f}H{x:.0f}" stroke="#000" stroke-dasharray="4 3"/><text x="{x:.0f}" y="{y - 3:.1f}" text-anchor="end">{escape(name)}</text>'
-    best, taken, named = front(points), [], []
+        taken.append((x - LETTER * len(name), x, y - 3))
     for log, point in sorted(zip(xs, points, strict=True)):
         (_, accuracy, name, family), (x, y) = point, at(log, point[1])
         yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{COLOURS.get(family, "#999")}"><title>{escape(name)}: {100 * accuracy:.1f}%</title></circle>'
         if point in best:
-            x, y = free(x + 6, y - 5, taken)
-            named.append(f'<text x="{x:.1f}" y="{y:.1f}">{escape(name.replace(":form=", ", "))}</text>')
+            name = name.replace(":form=", ", ")
+            own = free(x + 8, y - 5, name, taken)
+            line = f'<path d="M{x:.1f} {y:.1f}L{x + 7:.1f} {own - 3:.1f}" stroke="#555"/>' if own < y - 12 else ""
+            named.append(f'{line}<text x="{x + 8:.1f}" y="{own:.1f}">{escape(name)}</text>')
     yield from named  # over all points
 
 
