@@ -42,7 +42,7 @@ def test_what_a_class_says_of_its_numbers_is_of_numbers_that_it_has(name):
     own = methods.get(name)
     known = dict(numbers(own))
     assert own.may_be_zero | own.any_sign <= {field for field, whole in known.items() if whole}
-    assert own.positive | own.shares <= {field for field, whole in known.items() if not whole}
+    assert own.positive | own.shares | own.decays <= {field for field, whole in known.items() if not whole}
 
 
 def test_zero_is_taken_where_it_means_something():
@@ -55,10 +55,18 @@ def test_zero_is_taken_where_it_means_something():
 
 
 def test_a_share_is_at_most_one():
-    for name, field in (("ftd", "decay"), ("selmatch", "distilled"), ("at-bptt", "clip_decay"), ("label-distillation", "smoothing"), ("edc", "crop")):
+    for name, field in (("selmatch", "distilled"), ("label-distillation", "smoothing"), ("edc", "crop")):
         replace(methods.get(name), **{field: 1}).check(MODALITY)
         with pytest.raises(UsageError, match="at most 1"):
             replace(methods.get(name), **{field: 1.5}).check(MODALITY)
+
+
+def test_a_decay_is_below_one():
+    """At one nothing is ever forgotten, and what comes is not heard; Adam ends with a traceback."""
+    for name, field in (("dm", "momentum"), ("ncfm", "momentum"), ("idc", "momentum"), ("forgetting", "momentum"), ("ftd", "decay"), ("at-bptt", "clip_decay")):
+        replace(methods.get(name), **{field: 0.999}).check(MODALITY)
+        with pytest.raises(UsageError, match=r"below 1"):
+            replace(methods.get(name), **{field: 1.0}).check(MODALITY)
 
 
 def test_no_class_says_a_thing_twice():

@@ -42,7 +42,8 @@ class Method(ABC):
     quick_table  those of them that are others for tables, whose examples are rows and no grids
 
     Hyper-parameters that are numbers are finite and not negative, and whole ones at least 1, but for
-    may_be_zero  whole ones that may be zero         positive  others that may not         shares  others that are at most one
+    may_be_zero  whole ones that may be zero         positive  others that may not
+    shares       others that are at most one         decays    others that are below one
     any_sign     those that may be negative
     """
 
@@ -59,6 +60,7 @@ class Method(ABC):
     may_be_zero: ClassVar[frozenset[str]] = frozenset()
     positive: ClassVar[frozenset[str]] = frozenset()
     shares: ClassVar[frozenset[str]] = frozenset()
+    decays: ClassVar[frozenset[str]] = frozenset()
     any_sign: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
@@ -102,6 +104,8 @@ class Method(ABC):
             return "a finite number"
         if name in self.shares and value > 1:
             return "at most 1"
+        if name in self.decays and value >= 1:
+            return "below 1"
         if whole and name not in self.may_be_zero | self.any_sign:
             return "" if value >= 1 else "at least 1"
         if name in self.positive:

@@ -44,6 +44,7 @@ class Forgetting(Method):
     when: ClassVar = "large budgets, a tenth of the data and more; few items of it are too hard to learn from"
     family: ClassVar = "selection"
     paper: ClassVar = Paper(title="An Empirical Study of Example Forgetting during Deep Neural Network Learning", venue="ICLR 2019", arxiv="1812.05159")
+    decays: ClassVar = frozenset({"momentum"})
 
     keep: Keep = "hardest"  # the paper's; at a few items per class easiest is the better one
     epochs: int = 4

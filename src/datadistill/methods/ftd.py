@@ -31,7 +31,7 @@ class FTD(Trajectory):
     stores: ClassVar = "items, a learned step size"
     when: ClassVar = "as MTT; its experts, trained flat, cost twice as much"
     paper: ClassVar = Paper(title="Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation", venue="CVPR 2023", arxiv="2211.11004")
-    shares: ClassVar = frozenset({"decay"})
+    decays: ClassVar = frozenset({"decay"})
 
     rho: float = 0.01  # GSAM's radius
     gsam_alpha: float = 0.3  # GSAM's share of the orthogonal part; 1 on CIFAR-100

@@ -37,6 +37,7 @@ class Matching(Method):
     needs: ClassVar = frozenset({"continuous"})
     scales_over: ClassVar = "classes"
     papers_form: ClassVar[str] = "pixels"
+    decays: ClassVar = frozenset({"momentum"})
 
     iterations: int
     lr: float  # on the synthetic items, in network space

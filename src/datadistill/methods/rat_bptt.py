@@ -40,10 +40,10 @@ class Truncated(Inner):
 
     family: ClassVar = "kernel"
     scales_over: ClassVar = "nets"
-    quick: ClassVar = {"iterations": 100, "total": 20, "window": 10, "lr": 0.05, "lr_inner": 0.005, "init": "representative", "real_batch": 256, "width": 16}
-    quick_table: ClassVar = {**TABLE, "iterations": 200, "lr_inner": 0.01}
+    quick: ClassVar = {"iterations": 100, "total": 20, "window": 10, "lr": 0.02, "lr_inner": 0.005, "init": "representative", "real_batch": 256, "width": 16}
+    quick_table: ClassVar = {**TABLE, "iterations": 200, "lr": 0.05, "lr_inner": 0.01}
     positive: ClassVar = frozenset({"clip"})
-    shares: ClassVar = frozenset({"clip_decay"})
+    decays: ClassVar = frozenset({"clip_decay"})
 
     iterations: int = 60_000
     lr: float = 1e-3  # eta, of U
