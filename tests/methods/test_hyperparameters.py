@@ -69,6 +69,15 @@ def test_a_decay_is_below_one():
             replace(methods.get(name), **{field: 1.0}).check(MODALITY)
 
 
+@pytest.mark.parametrize("name", ["rded", "fadrm", "cv-dd", "cim"])
+def test_an_item_has_no_more_tiles_than_pixels(name):
+    side = min(MODALITY.spec.shape[1:])
+    replace(methods.get(name), factor=side).check(MODALITY)
+    with pytest.raises(UsageError, match=rf"{name}\.factor = {side + 1}") as error:
+        replace(methods.get(name), factor=side + 1).check(MODALITY)
+    assert f"at most {side}" in error.value.expected
+
+
 def test_no_class_says_a_thing_twice():
     """A name that is given twice in a class is a leftover: the second wins silently."""
     for path in Path(methods.__file__).parent.glob("*.py"):

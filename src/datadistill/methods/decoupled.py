@@ -52,6 +52,8 @@ class Decoupled(Method):
 
     def check(self, modality: Modality) -> None:
         super().check(modality)
+        if (factor := getattr(self, "factor", None)) and factor > (side := min(modality.spec.shape[1:])):
+            raise UsageError(f"{self.name}.factor = {factor} for pictures of {'x'.join(map(str, modality.spec.shape[1:]))}", f"at most {side}: a tile has a pixel at least", "--set factor=2")
         for family in self.families(modality) if self.teacher == "auto" else ():
             kind = nets.FAMILIES.get(family)
             good = [name for name, other in nets.FAMILIES.items() if other.batch_norm and len(modality.spec.shape) in other.axes]
