@@ -34,6 +34,7 @@ class Decoupled(Method):
 
     family: ClassVar = "decoupled"
     needs: ClassVar = frozenset({"continuous", "grid"})
+    factor: ClassVar[int | None] = None  # a hyper-parameter of those whose items are tiles: how many to a side
     scales_over: ClassVar = "items"
     statistics: ClassVar[bool] = True  # of batch norm are looked at
     positive: ClassVar = frozenset({"label_crop"})
@@ -52,8 +53,8 @@ class Decoupled(Method):
 
     def check(self, modality: Modality) -> None:
         super().check(modality)
-        if (factor := getattr(self, "factor", None)) and factor > (side := min(modality.spec.shape[1:])):
-            raise UsageError(f"{self.name}.factor = {factor} for pictures of {'x'.join(map(str, modality.spec.shape[1:]))}", f"at most {side}: a tile has a pixel at least", "--set factor=2")
+        if self.factor and self.factor > (side := min(modality.spec.shape[1:])):
+            raise UsageError(f"{self.name}.factor = {self.factor} for pictures of {'x'.join(map(str, modality.spec.shape[1:]))}", f"at most {side}: a tile has a pixel at least", "--set factor=2")
         for family in self.families(modality) if self.teacher == "auto" else ():
             kind = nets.FAMILIES.get(family)
             good = [name for name, other in nets.FAMILIES.items() if other.batch_norm and len(modality.spec.shape) in other.axes]
